@@ -1,0 +1,53 @@
+"""A gain per frame on any source: the loudness of the recording against that of the training data."""
+
+from __future__ import annotations
+
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames, Source, Startable
+from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
+
+
+class FrameGain(PyroModule):
+    """g_t times the variance of another source, a wrapper: s_tf ~ CN(sqrt(g_t) m_tf, g_t v_tf).
+
+    Parameter of one recording, made by :meth:`start`: ``gain`` (T,), or (B, 1, T) in a batch; 1 at first.
+
+    Args:
+        source: the source whose loudness is unknown, e.g. ``FrameGain(VAESpeech.pretrained())``.
+
+    References:
+        Leglaive, Girin & Horaud (2018), A variance modeling framework based on variational autoencoders
+        for speech enhancement.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """All gains 1; starts the wrapped source too. Not random by itself."""
+        if isinstance(self.source, Startable):
+            self.source.start(x, observed)
+        self.gain = PyroParam(torch.ones(x.shape[:-1], dtype=x.real.dtype, device=x.device), constraints.positive)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the scaled source, (…, T, F)."""
+        if not hasattr(self, "gain"):
+            raise RuntimeError("FrameGain: no recording yet; call model.start(x) (enhance does) before running the model")
+        law = self.source(frames)
+        with frames:
+            gain = self.gain.unsqueeze(-1)
+        return ComplexNormal(gain.sqrt() * law.loc, gain * law.var)
+
+    def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
+        """One multiplicative step on every gain; returns the new variance. See :meth:`NMFNoise.update`."""
+        a, b = per_draw_averages(power, others + own, observed)
+        raise_, lower = (over_draws(own * v).sum(-1) for v in (a, b))
+        old = self.gain
+        self.gain = scaled(old, raise_, lower)
+        return own * (self.gain / old).unsqueeze(-1)

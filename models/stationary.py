@@ -1,0 +1,39 @@
+"""Noise with one spectrum for the whole recording."""
+
+from __future__ import annotations
+
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames
+from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
+
+
+class StationaryNoise(PyroModule):
+    """Stationary Gaussian noise: n_tf ~ CN(0, v_f).
+
+    Parameter of one recording, made by :meth:`start`: ``spectrum`` (F,), or (B, 1, 1, F) in a batch.
+    """
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Starts at the mean power of x over time. Not random."""
+        power = x.real.square() + x.imag.square()
+        mean = power.mean(-2) if x.dim() == 2 else power.mean(-2, keepdim=True)
+        self.spectrum = PyroParam(mean.clamp_min(PARAMETER_FLOOR), constraints.positive)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the noise STFT, (…, T, F), in squared STFT units."""
+        if not hasattr(self, "spectrum"):
+            raise RuntimeError("StationaryNoise: no recording yet; call model.start(x) (enhance does) before running the model")
+        spectrum = self.spectrum
+        shape = (*spectrum.shape[:-2], frames.size, spectrum.shape[-1]) if spectrum.dim() > 1 else (frames.size, -1)
+        return ComplexNormal(0j, spectrum.expand(shape))
+
+    def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
+        """One multiplicative step on the spectrum; returns the new variance. See :meth:`NMFNoise.update`."""
+        a, b = (over_draws(v).sum(-2, keepdim=True) for v in per_draw_averages(power, others + own, observed))
+        spectrum = self.spectrum
+        self.spectrum = scaled(spectrum, a.reshape(spectrum.shape), b.reshape(spectrum.shape)).clamp_min(PARAMETER_FLOOR)
+        return self.spectrum.expand(own.shape)

@@ -1,0 +1,116 @@
+"""The feed-forward variational autoencoder of clean speech: the prior that most of the field uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames
+from ..stft import POWER_FLOOR
+from ..weights import load
+
+
+class VAESpeech(PyroModule):
+    """z_t ~ N(0, I_L), s_t | z_t ~ CN(0, diag exp d(z_t) + POWER_FLOOR); frames are independent given the latents.
+
+    Site: ``z``, one vector of L per frame. The decoder d is a perceptron; ``encoder`` is the matching
+    approximate posterior for *clean* frames, and ``noisy_encoder`` (optional) one for frames of a noisy
+    recording, with the whole recording as context (:class:`ContextEncoder`).
+
+    Args:
+        n_freqs: F.
+        n_latent: L, dimension of z.
+        hidden: sizes of the tanh layers of the decoder; the encoder has them in reverse.
+        context: size of the recurrent layers of ``noisy_encoder``; 0 for none.
+
+    References:
+        Leglaive, Girin & Horaud (2018); Sadeghi et al. (2020), Audio-visual speech enhancement using
+        conditional variational auto-encoders (architecture and training of the encoder and decoder).
+    """
+
+    def __init__(self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0) -> None:
+        super().__init__()
+        self.settings = {"n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context}
+        self.n_freqs, self.n_latent = n_freqs, n_latent
+        self.decoder = _perceptron([n_latent, *hidden, n_freqs])
+        self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)))
+        self.noisy_encoder = ContextEncoder(n_freqs, n_latent, context) if context else None
+
+    @classmethod
+    def pretrained(cls, name: str = "vae") -> Self:
+        """The prior shipped with the package under ``name``, or the one in the file of that path.
+
+        Its networks are frozen: inference on a recording never changes them.
+
+        Raises:
+            WeightsError: when there is no such file, or it does not hold a VAESpeech.
+        """
+        return load(cls, name)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
+        zero = next(self.decoder.parameters()).new_zeros(self.n_latent)
+        with frames:
+            z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
+        # Not self.decoder: Pyro would make a parameter site of every weight, on every evaluation of the graph.
+        decoder = self._modules["decoder"]
+        assert decoder is not None
+        return ComplexNormal(0j, decoder(z).exp() + POWER_FLOOR)
+
+
+class FrameEncoder(nn.Module):
+    """Mean and standard deviation of z_t from one frame: the encoder of a VAE, for clean speech.
+
+    Maps an STFT (…, T, F) of unit level to a pair of (…, T, L). The input is log(|s|^2 + floor).
+    """
+
+    def __init__(self, n_freqs: int, n_latent: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.network = _perceptron([n_freqs, *hidden, 2 * n_latent])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = self.network(log_power(x)).chunk(2, -1)
+        return loc, scale.sigmoid()  # never wider than the prior: rare wide frames would ruin the ELBO
+
+
+class ContextEncoder(nn.Module):
+    """Mean and standard deviation of z_t from the whole recording: an encoder for *noisy* speech.
+
+    Two bidirectional GRU layers over log(|x|^2 + floor) and its mean over time, which tells the network
+    what is stationary. Maps an STFT (…, T, F) of unit level to a pair of (…, T, L).
+    """
+
+    def __init__(self, n_freqs: int, n_latent: int, size: int) -> None:
+        super().__init__()
+        self.now = nn.Linear(n_freqs, size)
+        self.background = nn.Linear(n_freqs, size, bias=False)
+        self.memory = nn.GRU(size, size, num_layers=2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * size, 2 * n_latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = log_power(x)
+        embedded = torch.relu(self.now(features) + self.background(features.mean(-2, keepdim=True)))
+        lead = embedded.shape[:-2]
+        memory, _ = self.memory(embedded.reshape(-1, *embedded.shape[-2:]))
+        loc, scale = self.out(memory).reshape(*lead, x.shape[-2], -1).chunk(2, -1)
+        return loc, scale.sigmoid()
+
+
+def log_power(x: Tensor) -> Tensor:
+    """log(|x|^2 + POWER_FLOOR), scaled to values of order one: the input of the encoders."""
+    return (x.real.square() + x.imag.square() + POWER_FLOOR).log() / 5
+
+
+def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers += [nn.Tanh()] if i else []
+        layers += [nn.Linear(n_in, n_out)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,13 @@
+"""Speech enhancement by inverting generative models: sources add, the mixture is observed, inference does the rest."""
+
+import pyro
+
+# Modules own their parameters; without this two NMF instances would share one "W" through Pyro's global store.
+pyro.settings.set(module_local_params=True)
+
+from .distributions import ComplexNormal  # noqa: E402
+from .mixture import Mixture, Source, posterior  # noqa: E402
+from .stft import STFT  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["STFT", "ComplexNormal", "Mixture", "Source", "posterior", "__version__"]

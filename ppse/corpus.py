@@ -1,0 +1,107 @@
+"""Corpora of clean speech: who speaks, who is held out, and frames of it for training."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import audio
+from .stft import STFT, level
+
+
+def speaker(path: Path) -> str:
+    """Who speaks, by the habit of speech corpora: the file name up to the first '-' or '_' (LibriSpeech, VCTK, TIMIT lists).
+
+    >>> speaker(Path("train/103-1240-0000.flac")), speaker(Path("p225_001.wav"))
+    ('103', 'p225')
+    """
+    return re.split(r"[-_]", path.stem, maxsplit=1)[0]
+
+
+def split(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple[list[Path], list[Path]]:
+    """Training and validation files with no speaker in common.
+
+    Speakers are taken in random order (from ``seed``) into validation as long as it stays within ``fraction``
+    of all bytes, so that a speaker with hours of speech stays in training.
+
+    Raises:
+        ValueError: when there are fewer than two speakers.
+    """
+    by_speaker: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        by_speaker[speaker(file)].append(file)
+    if len(by_speaker) < 2:
+        raise ValueError(f"{len(files)} files of one speaker ('{next(iter(by_speaker), '')}'): validation by speaker needs at least two")
+    sizes = {name: sum(f.stat().st_size for f in group) for name, group in by_speaker.items()}
+    budget = fraction * sum(sizes.values())
+    order = np.random.default_rng(seed).permutation(sorted(by_speaker))
+    held: list[str] = []
+    for name in order:
+        if sum(sizes[h] for h in held) + sizes[name] <= budget:
+            held.append(name)
+    held = held or [min(sizes, key=lambda name: (sizes[name], name))]
+    validation = sorted(f for name in held for f in by_speaker[name])
+    return sorted(set(files) - set(validation)), validation
+
+
+class Speech:
+    """Clean speech in memory, every file at unit level (230 MB an hour): batches of frames and of segments.
+
+    Args:
+        files: audio files of any rate and number of channels.
+        stft: the STFT of the model.
+        report: called with (files read, files in all) after every file.
+
+    Raises:
+        AudioError: when a file cannot be read, or no file has any sound.
+    """
+
+    def __init__(self, files: Iterable[str | os.PathLike[str]], stft: STFT, report: Callable[[int, int], None] | None = None) -> None:
+        paths = list(files)
+        self.stft = stft
+        self.waves: list[Tensor] = []
+        for i, path in enumerate(paths):
+            wave = torch.from_numpy(audio.read_mono(path, stft.sample_rate))
+            if wave.numel() >= stft.n_fft and wave.isfinite().all() and wave.abs().max() > 0:
+                self.waves.append(wave / level(stft.analysis(wave)).sqrt().squeeze())
+            if report:
+                report(i + 1, len(paths))
+        if not self.waves:
+            raise audio.AudioError(f"none of the {len(paths)} files has a frame ({stft.n_fft} samples) of sound")
+        self._all = torch.cat(self.waves)
+        lengths = torch.tensor([wave.numel() for wave in self.waves])
+        self._starts = lengths.cumsum(0) - lengths
+        self._lengths = lengths
+
+    @property
+    def hours(self) -> float:
+        """How much speech there is."""
+        return self._all.numel() / self.stft.sample_rate / 3600
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames there are, without overlap into the next file."""
+        return int(((self._lengths - self.stft.n_fft) // self.stft.hop + 1).sum())
+
+    def segments(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
+        """``count`` stretches of consecutive frames from random places, STFT (count, frames, F) complex.
+
+        A file is chosen by its length; one that is too short is repeated.
+        """
+        stft = self.stft
+        samples = (frames - 1) * stft.hop + stft.n_fft
+        middle = torch.randint(self._all.numel(), (count,), generator=generator)
+        file = torch.searchsorted(self._starts, middle, right=True) - 1
+        start, length = self._starts[file], self._lengths[file]
+        spare = (length - samples).clamp_min(0)
+        first = ((middle - start).to(torch.float64) / length * (spare + 1)).long().clamp_max(spare)
+        index = start.unsqueeze(1) + (first.unsqueeze(1) + torch.arange(samples)) % length.unsqueeze(1)
+        wave = self._all[index]
+        return torch.fft.rfft(wave.unfold(-1, stft.n_fft, stft.hop) * stft.window(wave), norm="ortho")

@@ -1,0 +1,273 @@
+"""From any plated Pyro model to a batched log density: one value per block that may be accepted on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+Position = dict[str, Tensor]
+"""Unconstrained values of the latent sites, by name; the leading dims are the plates, chains among them."""
+
+CHAINS_DIM = -2
+"""Plate dim of chains and draws; utterances have -3, frames -1."""
+
+
+class BlockError(ValueError):
+    """The requested blocks are not independent in this model, so accepting them one by one would be wrong."""
+
+
+class LogDensity:
+    """log p of a model as a function of the unconstrained latents, per block and chain. Made by :func:`log_density`.
+
+    Attributes:
+        block: names of the plates whose members are accepted one by one, besides chains and utterances.
+        shape: shape of the value, aligned with the plates: (…, chains, frames), with 1 where a plate is summed.
+        chains: number of chains.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], chains: int,
+        block: Sequence[str] | None, temperature: float, likelihood_power: float,
+    ) -> None:
+        self._model, self._args, self._kwargs = model, args, kwargs
+        self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
+        trace = self._trace(model)
+        self._transforms: dict[str, Transform] = {}
+        self._plates: dict[str, dict[str, int]] = {}
+        self._start: Position = {}
+        self._event_dims: dict[str, int] = {}
+        for name, site in trace.nodes.items():
+            if _is_latent(site):
+                transform = biject_to(site["fn"].support)
+                value = transform.inv(site["value"].detach())
+                self._transforms[name] = transform
+                self._start[name] = value
+                self._plates[name] = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
+                batch = len(site["fn"].batch_shape)
+                self._event_dims[name] = value.dim() - batch
+        if not self._start:
+            raise ValueError("log_density: the model has no latent site that is continuous; there is nothing to sample")
+        depth = max(len(_batch_shape(v, self._event_dims[k])) for k, v in self._start.items())
+        self._depth = max(depth, -CHAINS_DIM)
+        self._sizes = _plate_sizes(trace)
+        self.block: tuple[str, ...] = ()
+        self.shape = torch.Size()
+        self._choose_block(block)
+
+    def __call__(self, position: Position) -> Tensor:
+        """log p per block at the position, shape :attr:`shape`; differentiable."""
+        values, log_jacobian = self._constrain(position)
+        trace = self._trace(poutine.condition(self._model, data=values))
+        trace.compute_log_prob()
+        total = torch.zeros((), device=next(iter(position.values())).device)
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+                continue
+            log_prob = site["log_prob"]
+            if name in log_jacobian:
+                log_prob = log_prob + log_jacobian[name]
+            elif self.likelihood_power != 1.0:
+                log_prob = log_prob * self.likelihood_power
+            total = total + self._reduced(log_prob)
+        return total.expand(self.shape) / self.temperature
+
+    def value_and_grad(self, position: Position) -> tuple[Tensor, Position]:
+        """log p per block, and its gradient for every site. As blocks are independent, one backward pass gives all."""
+        leaves = {name: value.detach().requires_grad_() for name, value in position.items()}
+        with torch.enable_grad():
+            value = self(leaves)
+            grads = torch.autograd.grad(value.sum(), list(leaves.values()))
+        return value.detach(), dict(zip(leaves, grads, strict=True))
+
+    def block_sum(self, values: Position) -> Tensor:
+        """Sum per-coordinate values (shaped like a position) over what is inside each block, to :attr:`shape`."""
+        total = torch.zeros((), device=next(iter(values.values())).device)
+        for name, value in values.items():
+            event = self._event_dims[name]
+            inner = value.flatten(value.dim() - event).sum(-1) if event else value
+            total = total + self._reduced(inner)
+        return total.expand(self.shape)
+
+    def spread(self, per_block: Tensor, name: str) -> Tensor:
+        """A value per block, shaped to broadcast against the site of that name."""
+        event = self._event_dims[name]
+        lead = len(_batch_shape(self._start[name], event))
+        trimmed = per_block.reshape(per_block.shape[per_block.dim() - lead :]) if per_block.dim() > lead else per_block
+        return trimmed.reshape(*trimmed.shape, *(1,) * event)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites."""
+        return tuple(self._start)
+
+    def event_dim(self, name: str) -> int:
+        """Number of event dims of the site of that name, in unconstrained space."""
+        return self._event_dims[name]
+
+    def init(self, values: Position | None = None, jitter: float = 0.0) -> Position:
+        """A starting position: a draw from the prior, or the given *constrained* values, plus N(0, jitter^2).
+
+        Args:
+            values: by site, each broadcasts to the shape of the site under chains; others come from the prior.
+            jitter: standard deviation of the noise that makes the chains differ. Random when positive.
+        """
+        start = {}
+        for name, value in self._start.items():
+            if values is not None and name in values:
+                value = self._transforms[name].inv(values[name]).expand(value.shape)
+            start[name] = value + jitter * torch.randn_like(value) if jitter else value.clone()
+        return start
+
+    def constrain(self, position: Position) -> Position:
+        """The values of the sites, in their own support."""
+        return self._constrain(position)[0]
+
+    def _constrain(self, position: Position) -> tuple[Position, Position]:
+        values, log_jacobian = {}, {}
+        for name, value in position.items():
+            transform = self._transforms[name]
+            values[name] = transform(value)
+            log_abs_det = transform.log_abs_det_jacobian(value, values[name])
+            batch = value.dim() - self._event_dims[name]
+            log_jacobian[name] = log_abs_det.sum(tuple(range(batch, log_abs_det.dim()))) if log_abs_det.dim() > batch else log_abs_det
+        return values, log_jacobian
+
+    def _trace(self, model: Callable[..., Any]) -> poutine.Trace:
+        with pyro.validation_enabled(False), pyro.plate("chains", self.chains, dim=CHAINS_DIM):
+            return poutine.trace(model).get_trace(*self._args, **self._kwargs)
+
+    def _reduced(self, log_prob: Tensor) -> Tensor:
+        """Sum over every plate that is no block, chain or utterance, keeping the dims."""
+        log_prob = log_prob.reshape((1,) * (self._depth - log_prob.dim()) + log_prob.shape)
+        summed = [dim for dim in range(-self._depth, 0) if dim not in self._kept]
+        return log_prob.sum(summed, keepdim=True) if summed else log_prob
+
+    def _choose_block(self, wanted: Sequence[str] | None) -> None:
+        shared = set.intersection(*(set(plates) for plates in self._plates.values())) - {"chains"}
+        utterances = {"utterances"} & shared
+        for name in wanted or ():
+            if name not in self._sizes:
+                raise BlockError(f"log_density: block '{name}' is no plate of the model; its plates are {sorted(self._sizes)}")
+            for site, plates in self._plates.items():
+                if name not in plates:
+                    raise BlockError(
+                        f"log_density: site '{site}' is outside of plate '{name}', so its members share it and cannot be "
+                        f"accepted one by one. Use block=() or condition on '{site}'."
+                    )
+        if wanted is not None:
+            self._set_block(set(wanted) | utterances)
+            self._verify()
+            return
+        # The finest blocks that the graph declares and that hold numerically.
+        for candidate in (shared, utterances, set()):
+            self._set_block(candidate)
+            try:
+                return self._verify()
+            except BlockError:
+                continue
+        raise BlockError("log_density: the chains of this model depend on one another; a site mixes the dims of its plates")
+
+    def _set_block(self, names: set[str]) -> None:
+        dims = {name: plates[name] for name in names for plates in self._plates.values() if name in plates}
+        self._kept = {CHAINS_DIM, *dims.values()}
+        self.block = tuple(sorted(names))
+        sizes = {CHAINS_DIM: self.chains} | {dim: self._sizes[name] for name, dim in dims.items()}
+        self.shape = torch.Size(sizes.get(dim, 1) for dim in range(-self._depth, 0))
+
+    def _verify(self) -> None:
+        """Refuse blocks that the graph declares independent and that are not."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self._start.items()}
+        with torch.enable_grad():
+            trace = self._trace(poutine.condition(self._model, data=self._constrain(leaves)[0]))
+            trace.compute_log_prob()
+        inside = set(self.block)
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+                continue
+            plates = {frame.name for frame in site["cond_indep_stack"]}
+            if not inside <= plates and site["log_prob"].requires_grad:
+                missing = sorted(inside - plates)[0]
+                raise BlockError(
+                    f"log_density: site '{name}' is outside of plate '{missing}' but depends on the latents; accepting "
+                    f"the members of '{missing}' one by one would be invalid. Use block=() or condition on '{name}'."
+                )
+        # Move every second block: the value of the others may not change (one evaluation each way).
+        with torch.no_grad():
+            before = self(self._start)
+            index = sum(torch.arange(n).reshape(-1, *(1,) * (len(self.shape) - 1 - i)) for i, n in enumerate(self.shape))
+            for parity in (0, 1):
+                still = (index + parity) % 2 == 0
+                if bool(still.all()) or not bool(still.any()):
+                    continue
+                moved = {
+                    name: torch.where(self.spread(still, name), value, value + torch.randn_like(value))
+                    for name, value in self._start.items()
+                }
+                after = self(moved)
+                scale = before.abs().clamp_min(1.0)
+                if bool(((after - before).abs() > 1e-3 * scale)[still].any()):
+                    names = ", ".join(f"'{name}'" for name in self._start)
+                    raise BlockError(
+                        f"log_density: moving {names} in one member of {list(self.block) or ['chains']} changes the density of "
+                        f"others, although the graph declares them independent (a recurrent decoder does this). Accepting them "
+                        f"one by one would be invalid. Use block=() to accept whole utterances."
+                    )
+
+
+def log_density(
+    model: Callable[..., Any], *args: Any, chains: int = 1, block: Sequence[str] | None = None,
+    temperature: float = 1.0, likelihood_power: float = 1.0, **kwargs: Any,
+) -> LogDensity:
+    """A Pyro model as a log density per block and chain, for the kernels of :mod:`ppse.infer`.
+
+    The target is (p(z) p(x | z)^likelihood_power)^(1 / temperature). One trace of the model under a plate of
+    chains (dim -2) gives all values. The blocks are those plates in which every latent site lies; that they
+    are independent is checked on the graph and by moving half of them.
+
+    Args:
+        model: any model whose latent sites are continuous and whose plates follow the axis law (frames -1,
+            chains -2, utterances -3). It must leave dim -2 free.
+        args, kwargs: handed to the model.
+        chains: number of chains that run side by side.
+        block: plates whose members are accepted one by one, e.g. ``("frames",)``; ``()`` for whole
+            utterances; None to read the finest valid blocks off the graph.
+        temperature: 1 is the posterior; above 1 is flatter.
+        likelihood_power: exponent of all observed sites, e.g. 0.5 for the published Langevin EM.
+
+    Raises:
+        BlockError: when blocks that were asked for are not independent; the message names the site.
+        ValueError: when there is no latent site.
+
+    >>> import pyro.distributions as dist
+    >>> def model():
+    ...     with pyro.plate("frames", 3, dim=-1):
+    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=torch.ones(3))
+    >>> target = log_density(model, chains=2)
+    >>> target.block, tuple(target({"z": torch.zeros(2, 3)}).shape)
+    (('frames',), (2, 3))
+    """
+    return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power)
+
+
+def _is_latent(site: dict[str, Any]) -> bool:
+    return bool(site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample")
+
+
+def _batch_shape(value: Tensor, event_dim: int) -> torch.Size:
+    return value.shape[: value.dim() - event_dim]
+
+
+def _plate_sizes(trace: poutine.Trace) -> dict[str, int]:
+    return {
+        frame.name: frame.size
+        for site in trace.nodes.values() if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+    }

@@ -1,0 +1,200 @@
+"""Markov kernels, each a pair ``init(position) -> State`` and ``step(State) -> (State, Info)``.
+
+A kernel moves all blocks of all chains at once and accepts each block of each chain on its own. State holds
+what the next step needs; Info is for people and diagnostics. A step size is one number, or a tensor that
+broadcasts against the blocks (``target.shape``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .density import LogDensity, Position
+
+StepSize = float | Tensor
+
+
+class State(NamedTuple):
+    """Where the chains are. ``log_density`` per block and ``gradient`` are those at ``position``; None where a kernel needs none."""
+
+    position: Position
+    log_density: Tensor | None
+    gradient: Position | None
+
+
+class Info(NamedTuple):
+    """What happened in a step, per block: acceptance probability, decision, log density reached, and numerical failure."""
+
+    acceptance: Tensor
+    accepted: Tensor
+    log_density: Tensor
+    divergent: Tensor
+
+
+class Kernel(NamedTuple):
+    """``step`` leaves the target invariant (:func:`langevin`: up to its step size). Random from the global generator."""
+
+    init: Callable[[Position], State]
+    step: Callable[[State], tuple[State, Info]]
+
+
+def metropolis(target: LogDensity, step_size: StepSize = 0.1) -> Kernel:
+    """Random-walk Metropolis: z' ~ N(z, step_size^2 I), accepted with min(1, p(z') / p(z)) per block.
+
+    References:
+        Metropolis et al. (1953). As the E-step of the Monte Carlo EM of Leglaive et al. (2018): step_size 0.1.
+    """
+
+    def init(position: Position) -> State:
+        with torch.no_grad():
+            return State(_detached(position), _dead_if_nan(target(position)), None)
+
+    def step(state: State) -> tuple[State, Info]:
+        assert state.log_density is not None
+        scale = _per_site(target, step_size)
+        proposal = {k: v + scale[k] * torch.randn_like(v) for k, v in state.position.items()}
+        with torch.no_grad():
+            log_density = _dead_if_nan(target(proposal))
+        return _decide(target, state, State(proposal, log_density, None), log_density - state.log_density)
+
+    return Kernel(init, step)
+
+
+def langevin(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
+    """Unadjusted Langevin: z' = z + (step_size / 2) grad log p(z) + sqrt(step_size) xi, always accepted.
+
+    Biased: the law it leaves invariant is wider than the target by order ``step_size``. One gradient a step.
+    A block whose gradient is not finite stays where it is and is reported as divergent. Info reports the
+    log density of the position that the step started from.
+
+    References:
+        Sadeghi & Serizel (2024), Posterior sampling algorithms for unsupervised speech enhancement with
+        recurrent variational autoencoder (as an E-step).
+    """
+
+    def init(position: Position) -> State:
+        return State(_detached(position), None, None)
+
+    def step(state: State) -> tuple[State, Info]:
+        log_density, gradient = target.value_and_grad(state.position)
+        eta = _per_site(target, step_size)
+        proposal = {
+            k: v + 0.5 * eta[k] * gradient[k] + _root(eta[k]) * torch.randn_like(v) for k, v in state.position.items()
+        }
+        finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
+        position = _choose(target, finite, proposal, state.position)
+        return State(position, None, None), Info(finite.to(log_density.dtype), finite, log_density, ~finite)
+
+    return Kernel(init, step)
+
+
+def mala(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
+    """Metropolis-adjusted Langevin: the proposal of :func:`langevin`, accepted with p(z') q(z | z') / (p(z) q(z' | z)) per block.
+
+    References:
+        Roberts & Tweedie (1996), Exponential convergence of Langevin distributions and their discrete approximations.
+    """
+
+    def init(position: Position) -> State:
+        return _with_gradient(target, position)
+
+    def step(state: State) -> tuple[State, Info]:
+        assert state.log_density is not None and state.gradient is not None
+        eta = _per_site(target, step_size)
+        noise = {k: torch.randn_like(v) for k, v in state.position.items()}
+        proposal = {
+            k: v + 0.5 * eta[k] * state.gradient[k] + _root(eta[k]) * noise[k] for k, v in state.position.items()
+        }
+        new = _with_gradient(target, proposal)
+        assert new.log_density is not None and new.gradient is not None
+        # log q(z | z') - log q(z' | z), per coordinate; the normalising constants cancel.
+        way_back = {
+            k: 0.5 * noise[k].square() - 0.5 * (v - proposal[k] - 0.5 * eta[k] * new.gradient[k]).square() / eta[k]
+            for k, v in state.position.items()
+        }
+        log_ratio = new.log_density - state.log_density + target.block_sum(way_back)
+        return _decide(target, state, new, log_ratio)
+
+    return Kernel(init, step)
+
+
+def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10) -> Kernel:
+    """Hamiltonian Monte Carlo: ``steps`` leapfrog steps of size ``step_size`` with unit mass, accepted per block.
+
+    The number of steps is drawn uniformly from 1 to ``steps`` at every move, so that no orbit of the target
+    can trap the chains. Cost: that many gradients.
+
+    References:
+        Neal (2011), MCMC using Hamiltonian dynamics.
+    """
+    if steps < 1:
+        raise ValueError(f"hmc: steps={steps}; at least one leapfrog step is needed")
+
+    def init(position: Position) -> State:
+        return _with_gradient(target, position)
+
+    def step(state: State) -> tuple[State, Info]:
+        assert state.log_density is not None and state.gradient is not None
+        eps = _per_site(target, step_size)
+        start = {k: torch.randn_like(v) for k, v in state.position.items()}
+        momentum, now = start, state
+        for _ in range(int(torch.randint(1, steps + 1, ()))):
+            assert now.gradient is not None
+            half = {k: p + 0.5 * eps[k] * now.gradient[k] for k, p in momentum.items()}
+            now = _with_gradient(target, {k: v + eps[k] * half[k] for k, v in now.position.items()})
+            assert now.gradient is not None
+            momentum = {k: p + 0.5 * eps[k] * now.gradient[k] for k, p in half.items()}
+        assert now.log_density is not None
+        kinetic = target.block_sum({k: 0.5 * (start[k].square() - momentum[k].square()) for k in start})
+        return _decide(target, state, now, now.log_density - state.log_density + kinetic)
+
+    return Kernel(init, step)
+
+
+def _with_gradient(target: LogDensity, position: Position) -> State:
+    log_density, gradient = target.value_and_grad(position)
+    # A dead point has no direction: without this one NaN would spread through the arithmetic of its block.
+    gradient = {k: torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for k, g in gradient.items()}
+    return State(_detached(position), _dead_if_nan(log_density), gradient)
+
+
+def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor) -> tuple[State, Info]:
+    """Accept or reject every block. A proposal whose ratio is NaN is rejected; from a dead point any live one is accepted."""
+    assert old.log_density is not None and new.log_density is not None
+    escaped = old.log_density.isneginf() & new.log_density.isfinite()
+    log_ratio = torch.where(escaped, torch.zeros_like(log_ratio), log_ratio.nan_to_num(nan=-torch.inf, posinf=0.0))
+    acceptance = log_ratio.clamp_max(0.0).exp()
+    accepted = torch.rand_like(log_ratio).log() < log_ratio
+    gradient = None
+    if old.gradient is not None and new.gradient is not None:
+        gradient = _choose(target, accepted, new.gradient, old.gradient)
+    log_density = torch.where(accepted, new.log_density, old.log_density)
+    state = State(_choose(target, accepted, new.position, old.position), log_density, gradient)
+    return state, Info(acceptance, accepted, log_density, log_ratio < -1000.0)
+
+
+def _choose(target: LogDensity, where: Tensor, new: Position, old: Position) -> Position:
+    return {k: torch.where(target.spread(where, k), new[k], old[k]) for k in old}
+
+
+def _per_site(target: LogDensity, step_size: StepSize) -> dict[str, StepSize]:
+    if not isinstance(step_size, Tensor) or step_size.dim() == 0:
+        return dict.fromkeys(target.sites, step_size)
+    full = step_size.expand(target.shape)
+    return {name: target.spread(full, name) for name in target.sites}
+
+
+def _root(value: StepSize) -> StepSize:
+    return value.sqrt() if isinstance(value, Tensor) else value**0.5
+
+
+def _dead_if_nan(log_density: Tensor) -> Tensor:
+    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+
+
+def _detached(position: Position) -> Position:
+    return {k: v.detach() for k, v in position.items()}

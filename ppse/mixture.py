@@ -1,0 +1,199 @@
+"""The graph: named sources, one frames plate, one observed mixture; and the posterior law of every source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import pyro
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .distributions import ComplexNormal
+
+VARIANCE_FLOOR = 1e-8
+"""Smallest variance of an observed bin, for recordings of unit level: the one floor of the likelihood."""
+
+Frames = pyro.plate
+"""The frames plate (dim -1) that a mixture hands to its sources."""
+
+
+class Source(Protocol):
+    """A source declares its sites given the frames plate and returns the law of its STFT, shape (…, T, F).
+
+    A plain function is a source. One that owns parameters is a ``PyroModule``, and may also have
+
+    * ``start(x, observed)``: create the parameters of one recording, called when inference starts on it;
+    * ``update(power, own, others, observed)``: a closed-form M-step that returns its new variance (see
+      :meth:`Mixture.update`).
+    """
+
+    def __call__(self, frames: Frames) -> ComplexNormal: ...
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """A source with parameters of one recording."""
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None: ...
+
+
+@runtime_checkable
+class Updatable(Protocol):
+    """A source with a closed-form M-step."""
+
+    def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor: ...
+
+
+class _Prefix(Messenger):
+    """Gives the sample sites of a source the name of the source, so that two of a kind can be in one mixture."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["name"] = f"{self.name}.{msg['name']}"
+
+    def _pyro_param(self, msg: Any) -> None:
+        # PyroModules know their place and arrive as "noise.W"; a bare pyro.param("W") does not.
+        if not msg["name"].startswith(f"{self.name}."):
+            msg["name"] = f"{self.name}.{msg['name']}"
+
+
+class Mixture(PyroModule):
+    """x = sum of the sources in the STFT domain, each locally Gaussian given its latent variables.
+
+    Axes: frames are the plate of dim -1, chains or draws of dim -2, utterances of dim -3; frequency is the
+    event dim. One recording has x of shape (T, F); a batch has (B, 1, T, F). Site "z" of the source
+    ``speech`` is called "speech.z" in the graph.
+
+    Args:
+        sources: by name, e.g. ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))``.
+
+    Raises:
+        ValueError: without any source, or when a source has a name that a module cannot have.
+
+    >>> from ppse.models import StationaryNoise
+    >>> model = Mixture(noise=StationaryNoise())
+    >>> x = torch.randn(5, 9, dtype=torch.complex64)
+    >>> model.start(x)
+    >>> {name: tuple(law.var.shape) for name, law in model(x).items()}
+    {'noise': (5, 9)}
+    """
+
+    def __init__(self, **sources: Source) -> None:
+        super().__init__()
+        if not sources:
+            raise ValueError("Mixture: no source given; write Mixture(speech=…, noise=…)")
+        for name, source in sources.items():
+            if hasattr(self, name):
+                raise ValueError(f"Mixture: a source cannot be called '{name}', a name that every module has; rename it")
+            setattr(self, name, source)
+        self._names = tuple(sources)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources by name, in the order in which they were given."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Create the parameters of one recording (or batch) in every source that has any.
+
+        Random where a source starts at random. Changes the sources; copy the model first to keep it.
+        """
+        for source in self.sources.values():
+            if isinstance(source, Startable):
+                source.start(x, observed)
+
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> dict[str, ComplexNormal]:
+        """Declare the graph for the mixture x and return the law of every source.
+
+        Args:
+            x: mixture STFT, (T, F), or (B, 1, T, F) for a batch of B utterances.
+            observed: which bins count, boolean, broadcasts against x: False in the padding of a batch and
+                above the Nyquist frequency of an upsampled recording. None means all.
+
+        Returns:
+            name → law, each of shape (…, T, F).
+        """
+        frames = pyro.plate("frames", x.shape[-2], dim=-1)
+        with utterances(x):
+            laws = {}
+            for name, source in self.sources.items():
+                with _Prefix(name):
+                    laws[name] = source(frames)
+            total = _total(laws)
+            law = ComplexNormal(total.loc, total.var.clamp_min(VARIANCE_FLOOR))
+            with frames:
+                masked = law if observed is None else law.mask(observed.expand(law.batch_shape))
+                pyro.sample("x", masked.to_event(1), obs=x)
+        return laws
+
+    def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> list[str]:
+        """Closed-form M-step of every source that has one, in turn, given laws under draws of the latents.
+
+        Each such source gets the power of the mixture without the means, its own variance, and the summed
+        variance of the others (with the updates made so far), and returns its new variance. Changes the sources.
+
+        Returns:
+            the names of the sources that have no closed form.
+        """
+        total = _total(laws)
+        power, variance = _power(x - total.loc), total.var
+        open_form = []
+        for name, source in self.sources.items():
+            if isinstance(source, Updatable):
+                others = (variance - laws[name].var).clamp_min(VARIANCE_FLOOR)
+                variance = others + source.update(power, laws[name].var, others, observed)
+            else:
+                open_form.append(name)
+        return open_form
+
+
+def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, ComplexNormal]:
+    """Law of every source given the mixture x and the latents: ``.loc`` is the Wiener estimate.
+
+    s_j | x ~ CN(m_j + g_j (x - sum m), g_j (v - v_j)) with g_j = v_j / v, v the summed variance. The
+    estimates add up to x. Nothing is random.
+
+    Args:
+        laws: name → law of the source, (…, T, F).
+        x: mixture, broadcasts against the laws.
+
+    >>> one = torch.ones(1, 1)
+    >>> laws = {"s": ComplexNormal(0j, 3 * one), "n": ComplexNormal(0j, one)}
+    >>> posterior(laws, one + 0j)["s"].loc.real.item()
+    0.75
+    """
+    total = _total(laws)
+    residual = x - total.loc
+    var = total.var.clamp_min(VARIANCE_FLOOR)
+    result = {}
+    for name, law in laws.items():
+        gain = law.var / var
+        result[name] = ComplexNormal(law.loc + gain * residual, gain * (var - law.var))
+    return result
+
+
+def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
+    iterator: Iterator[ComplexNormal] = iter(laws.values())
+    total = next(iterator)
+    for law in iterator:
+        total = total + law
+    return total
+
+
+def _power(x: Tensor) -> Tensor:
+    return x.real.square() + x.imag.square()
+
+
+def utterances(x: Tensor) -> Any:
+    """The plate of a batch (B, 1, T, F); nothing for one recording (T, F)."""
+    if x.dim() == 2:
+        return nullcontext()
+    if x.dim() == 4 and x.shape[1] == 1:
+        return pyro.plate("utterances", x.shape[0], dim=-3)
+    raise ValueError(f"Mixture: x has shape {tuple(x.shape)}; expected (T, F) for one recording or (B, 1, T, F) for a batch")

@@ -1,0 +1,212 @@
+"""Training of speech priors on clean speech, by the ELBO of the very graph that inference uses.
+
+Two stages. :func:`train` fits the VAE to clean frames. :func:`train_noisy_encoder` then fits an encoder for
+noisy recordings to the frozen VAE, on clean speech plus simulated noise. Both keep the best weights on
+held-out speakers, stop early, and go on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from . import simulate, weights
+from .corpus import Speech
+from .guides import EncoderGuide
+from .mixture import Mixture
+from .models import VAESpeech
+from .stft import POWER_FLOOR
+
+LEVEL_RANGE = (-12.0, 3.0)
+"""Levels (dB) at which training speech is shown: in a noisy recording of unit level, speech has less than unit level."""
+
+
+class Epoch(NamedTuple):
+    """One line of the training log: losses are negative ELBOs in nats per frame."""
+
+    epoch: int
+    training: float
+    validation: float
+    learning_rate: float
+    seconds: float
+
+
+class Schedule(NamedTuple):
+    """How long and how fast to train: Adam, learning rate falling along a cosine, early stopping."""
+
+    epochs: int = 60
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 5e-5
+    patience: int = 10
+    seed: int = 0
+
+
+Batch = Callable[[Speech, torch.Generator], Tensor]
+Report = Callable[[Epoch, list[Epoch]], None]
+
+
+def floored(s: Tensor) -> Tensor:
+    """The STFT with :data:`POWER_FLOOR` added to the power of every bin, phases kept at zero (priors are circular)."""
+    return torch.complex((s.real.square() + s.imag.square() + POWER_FLOOR).sqrt(), torch.zeros_like(s.real))
+
+
+def at_random_level(s: Tensor, generator: torch.Generator) -> Tensor:
+    """Segments (B, T, F) at levels drawn uniformly, in dB, from :data:`LEVEL_RANGE`."""
+    low, high = LEVEL_RANGE
+    decibel = low + (high - low) * torch.rand(s.shape[0], 1, 1, generator=generator)
+    return s * 10 ** (decibel / 20)
+
+
+def train(
+    vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
+    batch: int = 512, card: dict[str, object] | None = None, report: Report | None = None,
+) -> list[Epoch]:
+    """Fit encoder and decoder of a VAE to clean speech, in place, and write the best weights to ``out``.
+
+    Args:
+        vae: untrained, or trained so far.
+        training, validation: clean speech of different speakers.
+        out: weights file; ``out`` with suffix ``.resume`` holds the state of an unfinished run, and is
+            taken up if it is there.
+        batch: frames per step.
+        card: what to note about the data (model card).
+        report: called after each epoch.
+
+    Returns:
+        the log of all epochs. Random from ``schedule.seed``; the same on any run, interrupted or not.
+    """
+    model = Mixture(speech=vae)
+    guide = EncoderGuide({"speech.z": vae.encoder})
+    elbo = TraceMeanField_ELBO()
+
+    def loss(speech: Speech, generator: torch.Generator) -> Tensor:
+        s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1)
+        return elbo.differentiable_loss(model, guide, floored(s)) / s.shape[-2]
+
+    steps = math.ceil(training.n_frames / batch)
+    parameters = [*vae.encoder.parameters(), *vae.decoder.parameters()]
+    return _optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+
+
+def train_noisy_encoder(
+    vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
+    batch: int = 24, frames: int = 128, card: dict[str, object] | None = None, report: Report | None = None,
+) -> list[Epoch]:
+    """Fit ``vae.noisy_encoder`` to the frozen VAE on clean speech plus simulated noise; see :func:`train`.
+
+    The loss is the ELBO of the *clean* frames with the latents proposed from the *noisy* recording, SNR
+    uniform between -10 and 20 dB. Noise comes from :mod:`ppse.simulate`: nobody recorded it.
+
+    Args:
+        batch, frames: segments per step, and their length.
+
+    Raises:
+        ValueError: when the VAE was built without a noisy encoder.
+    """
+    if vae.noisy_encoder is None:
+        raise ValueError("train_noisy_encoder: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    vae.requires_grad_(False)
+    vae.noisy_encoder.requires_grad_(True)
+    model = Mixture(speech=vae)
+    guide = EncoderGuide({"speech.z": vae.noisy_encoder})
+    elbo = TraceMeanField_ELBO()
+
+    def loss(speech: Speech, generator: torch.Generator) -> Tensor:
+        clean, noisy = noisy_segments(speech, batch, frames, generator)
+        value = elbo.differentiable_loss(lambda s, x: model(s), lambda s, x: guide(x), floored(clean), noisy)
+        return value / (batch * frames)
+
+    steps = math.ceil(training.n_frames / (batch * frames))
+    parameters = list(vae.noisy_encoder.parameters())
+    return _optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+
+
+def noisy_segments(speech: Speech, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Clean and noisy segments, (count, 1, frames, F) each, the noisy ones of unit level. Random from ``generator``."""
+    from .stft import level
+
+    clean = speech.segments(count, frames, generator)
+    snr = -10 + 30 * torch.rand(count, 1, 1, generator=generator)
+    noisy = clean + simulate.noise(speech, count, frames, generator) * 10 ** (-snr / 20)
+    scale = level(noisy).rsqrt()
+    return (clean * scale).unsqueeze(1), (noisy * scale).unsqueeze(1)
+
+
+def _optimise(
+    model: VAESpeech, parameters: list[nn.Parameter], loss: Batch, training: Speech, validation: Speech, steps: int,
+    out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None,
+) -> list[Epoch]:
+    """The loop of both stages. An epoch is seeded by its number, so a resumed run equals one without a break."""
+    out, resume = Path(out), Path(out).with_suffix(".resume")
+    optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate)
+    log: list[Epoch] = []
+    if resume.exists():
+        log = _restore(resume, model, parameters, optimiser)
+    with pyro.validation_enabled(False):
+        for epoch in range(len(log), schedule.epochs):
+            best = min((e.validation for e in log), default=math.inf)
+            if log and len(log) - 1 - min(range(len(log)), key=lambda i: log[i].validation) >= schedule.patience:
+                break
+            start, phase = time.monotonic(), epoch / max(1, schedule.epochs - 1)
+            rate = schedule.final_learning_rate + (schedule.learning_rate - schedule.final_learning_rate) * (1 + math.cos(math.pi * phase)) / 2
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + epoch)
+            with torch.random.fork_rng():
+                torch.manual_seed(schedule.seed * 1_000_003 + epoch)
+                total = 0.0
+                model.train()
+                for _ in range(steps):
+                    optimiser.zero_grad()
+                    value = loss(training, generator)
+                    value.backward()
+                    nn.utils.clip_grad_norm_(parameters, 100.0)
+                    optimiser.step()
+                    total += value.item()
+                model.eval()
+                check = _validate(loss, validation, schedule.seed)
+            log.append(Epoch(epoch, total / steps, check, rate, time.monotonic() - start))
+            if check < best:
+                weights.write(model, out, {**card, "validation_loss": check, "epoch": epoch, "schedule": schedule._asdict()})
+            _save(resume, model, parameters, optimiser, log)
+            if report:
+                report(log[-1], log)
+    best_tensors, _ = weights.read(out)
+    model.load_state_dict(best_tensors)
+    resume.unlink(missing_ok=True)
+    return log
+
+
+def _validate(loss: Batch, validation: Speech, seed: int, batches: int = 40) -> float:
+    """Mean loss over the same random batches of held-out speech at every epoch."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    torch.manual_seed(seed + 1)
+    with torch.no_grad():
+        return sum(loss(validation, generator).item() for _ in range(batches)) / batches
+
+
+def _save(path: Path, model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam, log: list[Epoch]) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, parameter in enumerate(parameters):
+        tensors |= {f"adam.{i}.{k}": v for k, v in optimiser.state[parameter].items()}
+    tensors["log"] = torch.tensor(log, dtype=torch.float64)
+    weights.write_tensors(tensors, path, {"format": f"{weights.FORMAT}-resume"})
+
+
+def _restore(path: Path, model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam) -> list[Epoch]:
+    tensors, metadata = weights.read(path)
+    if metadata.get("format") != f"{weights.FORMAT}-resume":
+        raise weights.WeightsError(f"{path}: not the state of an unfinished training; delete it to start afresh")
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    for i, parameter in enumerate(parameters):
+        prefix = f"adam.{i}."
+        optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return [Epoch(int(row[0]), *row[1:]) for row in tensors["log"].tolist()]

@@ -1,0 +1,111 @@
+"""Weights of pretrained networks: safetensors files that carry their constructor arguments and their model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+FORMAT = "ppse-1"
+SHIPPED = Path(__file__).parent / "weights"
+M = TypeVar("M", bound=nn.Module)
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, damaged, or of another model; the message says which and what to do."""
+
+
+def shipped() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def load(cls: type[M], name: str | os.PathLike[str]) -> M:
+    """The frozen model of class ``cls`` in a weights file.
+
+    Args:
+        cls: class of the model; its constructor gets the settings in the file.
+        name: a shipped name (:func:`shipped`) or the path of a file that :func:`write` made.
+
+    Raises:
+        WeightsError: no such file; not a weights file; of another class; tensors missing, spare, of another
+            shape, or not finite. Nothing in the file is executed.
+    """
+    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    if not path.is_file():
+        raise WeightsError(f"no weights '{name}': not a file, and not one of the shipped {shipped()}")
+    tensors, metadata = read(path)
+    found = metadata.get("class")
+    if metadata.get("format") != FORMAT or found != cls.__name__:
+        raise WeightsError(f"{path}: holds {found or 'no model of this package'}, expected {cls.__name__}; give the weights of that model")
+    try:
+        model = cls(**json.loads(metadata["settings"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: its settings do not build a {cls.__name__} ({error}); the file was altered, get it again") from error
+    expected = model.state_dict()
+    wrong = sorted(
+        key for key in expected.keys() | tensors.keys()
+        if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape
+    )
+    if wrong:
+        raise WeightsError(f"{path}: {len(wrong)} tensors are missing, spare or of another shape, the first '{wrong[0]}'; get the file again")
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise WeightsError(f"{path}: '{broken[0]}' has values that are not finite; the file was altered, get it again")
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        WeightsError: when the file is no safetensors file, or is cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable weights file ({error}); it is damaged, cut short, or of another format") from error
+
+
+def write(model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any]) -> None:
+    """Write a model with ``settings`` (its constructor arguments) and its card (data, licence, scores), atomically."""
+    metadata = {
+        "format": FORMAT,
+        "class": type(model).__name__,
+        "settings": json.dumps(model.settings),
+        "card": json.dumps(card, sort_keys=True),
+    }
+    write_tensors(model.state_dict(), path, metadata)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file in one move: it is there whole, or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    payload = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, dict(metadata))
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            file.write(payload)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def card(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """Model card of a weights file: data, licence, training settings, scores."""
+    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    result: dict[str, Any] = json.loads(read(path)[1].get("card", "{}"))
+    return result
