@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Frames, Source, Startable
+from ..mixture import Followable, Frames, Source, Startable
 from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
 
 
@@ -33,6 +33,15 @@ class FrameGain(PyroModule):
         """All gains 1; starts the wrapped source too. Not random by itself."""
         if isinstance(self.source, Startable):
             self.source.start(x, observed)
+        self._reset(x)
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """All gains 1 for the next stretch of the recording."""
+        if isinstance(self.source, Followable):
+            self.source.follow(x, observed)
+        self._reset(x)
+
+    def _reset(self, x: Tensor) -> None:
         self.gain = PyroParam(torch.ones(x.shape[:-1], dtype=x.real.dtype, device=x.device), constraints.positive)
 
     def forward(self, frames: Frames) -> ComplexNormal:

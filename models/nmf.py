@@ -43,17 +43,21 @@ class NMFNoise(PyroModule):
         self.register_buffer("dictionary", dictionary)
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """W, H ~ U(0, 1), scaled so that the mean of their product is the mean power of x. Random."""
+        """W, H ~ U(0, 1), W to unit columns, H scaled so that the mean of W H is about the mean power of x. Random."""
+        lead, n_freqs = x.shape[:-2], x.shape[-1]
+        if self.rank:
+            w = torch.rand(*lead, *((1,) if lead else ()), n_freqs, self.rank, dtype=x.real.dtype, device=x.device)
+            w = w / w.sum(-2, keepdim=True)
+            self.W = PyroParam(w.clamp_min(PARAMETER_FLOOR), constraints.positive)
+        self.follow(x, observed)
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """New activations for the next stretch of the recording; the patterns stay. Random."""
         power = x.real.square() + x.imag.square()
-        count = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
-        level = (power * count).sum((-2, -1), keepdim=True) / count.sum((-2, -1), keepdim=True).clamp_min(1)
-        fixed = 0 if self.dictionary is None else self.dictionary.shape[-1]
-        lead, n_frames, n_freqs = x.shape[:-2], x.shape[-2], x.shape[-1]
-        w = torch.rand(*lead, *((1,) if lead else ()), n_freqs, self.rank, dtype=power.dtype, device=x.device)
-        h = torch.rand(*lead, n_frames, self.rank + fixed, dtype=power.dtype, device=x.device)
-        w = w / w.sum(-2, keepdim=True).clamp_min(PARAMETER_FLOOR)
-        h = h * 2 * level * n_freqs / (self.rank + fixed)
-        self.W = PyroParam(w.clamp_min(PARAMETER_FLOOR), constraints.positive) if self.rank else None
+        seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
+        mean = (power * seen).sum((-2, -1), keepdim=True) / seen.sum((-2, -1), keepdim=True).clamp_min(1)
+        count = self.rank + (0 if self.dictionary is None else self.dictionary.shape[-1])
+        h = torch.rand(*x.shape[:-1], count, dtype=power.dtype, device=x.device) * (2 * x.shape[-1] / count) * mean
         self.H = PyroParam(h.clamp_min(PARAMETER_FLOOR), constraints.positive)
 
     def forward(self, frames: Frames) -> ComplexNormal:

@@ -6,8 +6,9 @@ import pyro
 pyro.settings.set(module_local_params=True)
 
 from .distributions import ComplexNormal  # noqa: E402
+from .enhance import Enhancement, enhance  # noqa: E402
 from .mixture import Mixture, Source, posterior  # noqa: E402
 from .stft import STFT  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["STFT", "ComplexNormal", "Mixture", "Source", "posterior", "__version__"]
+__all__ = ["STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "enhance", "posterior", "__version__"]

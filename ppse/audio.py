@@ -60,6 +60,20 @@ def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     return np.ascontiguousarray(samples.T), int(rate)
 
 
+def check(samples: NDArray[np.floating], where: str) -> None:
+    """Refuse samples (channels, N) that no inference can use.
+
+    Raises:
+        AudioError: when there is no sample, or one is NaN or infinite (the message gives the time index).
+    """
+    if samples.ndim != 2 or samples.size == 0:
+        raise AudioError(f"{where}: no samples (shape {samples.shape}); expected a recording of at least one sample")
+    broken = ~np.isfinite(samples)
+    if broken.any():
+        first = int(np.argwhere(broken.any(0))[0, 0])
+        raise AudioError(f"{where}: {int(broken.sum())} samples are NaN or infinite, the first at index {first}; repair or re-export the file")
+
+
 def read_mono(path: str | os.PathLike[str], rate: int = 16_000) -> Wave:
     """An audio file at the given rate, its channels averaged, (N,) float32."""
     samples, found = read(path)
@@ -67,11 +81,12 @@ def read_mono(path: str | os.PathLike[str], rate: int = 16_000) -> Wave:
 
 
 def resample(wave: Wave, source: int, target: int) -> Wave:
-    """A waveform (N,) from one rate to another, very high quality; unchanged when the rates agree."""
+    """A waveform (N,) from one rate to another, very high quality: ceil(N * target / source) samples."""
     if source == target or wave.size == 0:
         return wave
     result: Wave = soxr.resample(wave, source, target, quality="VHQ").astype(np.float32)
-    return result
+    length = -(-wave.size * target // source)
+    return np.pad(result[:length], (0, max(0, length - result.size)))  # the resampler may be a sample off
 
 
 def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int, subtype: str | None = None) -> None:

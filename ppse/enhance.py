@@ -1,139 +1,225 @@
-"""Enhancement: a noisy recording and a model in, the posterior of every source out."""
+"""Enhancement: a recording and a model in, the waveforms of all sources out, however long the recording."""
 
 from __future__ import annotations
 
 import copy
+import math
+import os
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-import pyro
+import numpy as np
 import pyro.poutine as poutine
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .distributions import ComplexNormal
-from .infer import Expectation, Info, em, gradient_m_step
-from .methods import Method, Problem
-from .mixture import Mixture, posterior
-from .stft import level
+from . import audio, methods
+from .inference import Inference, resume
+from .methods import Method
+from .mixture import Mixture
+from .models import NMFNoise, VAESpeech
+from .stft import STFT, active_mean, frame_power
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WINDOW, OVERLAP = 60.0, 4.0
+"""Seconds of a recording that are inferred at once, and by which neighbouring windows overlap and are cross-faded."""
 
 
-class Moments:
-    """Running mean and variance of the sources over draws, by the law of total variance.
+class Trace(NamedTuple):
+    """How inference went on one window of one channel: the objective per EM iteration (nats per bin), and the mean acceptance per
+    iteration (empty where nothing is accepted or rejected)."""
 
-    E[s] is the mean of the means per draw; Var[s] the mean of the variances plus the variance of the means.
+    channel: int
+    start: float
+    objective: list[float]
+    acceptance: list[float]
+
+
+@dataclass
+class Enhancement:
+    """Result of :func:`enhance`.
+
+    Attributes:
+        sample_rate: of all waveforms here, that of the input, in Hz.
+        noisy: the input, (channels, N).
+        estimates: posterior mean of every source by name, (channels, N), at the level of the input.
+        std: posterior standard deviation of every source in the STFT domain of the model, (channels, T, F), in
+            units of the waveform times ``STFT`` scaling; empty unless asked for.
+        traces: per channel and window.
+        seconds: processing time, model loading excluded.
+        stft: the STFT of the model, at its own rate.
     """
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    sample_rate: int
+    noisy: NDArray[np.float32]
+    estimates: dict[str, NDArray[np.float32]]
+    std: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list)
+    seconds: float = 0.0
+    stft: STFT = field(default_factory=STFT)
 
-    def add(self, laws: dict[str, ComplexNormal]) -> None:
-        """Note the posterior laws of all sources under some draws; a dim of draws before (T, F) is averaged out."""
-        self._count += 1
-        for name, law in laws.items():
-            terms = law.loc, _squared(law.loc), law.var
-            averaged = [t.mean(-3, keepdim=t.dim() > 3) if t.dim() > 2 else t for t in terms]
-            before = self._sums.get(name)
-            now = averaged if before is None else [b + a for a, b in zip(averaged, before, strict=True)]
-            self._sums[name] = (now[0], now[1], now[2])
+    @property
+    def real_time_factor(self) -> float:
+        """Processing time over duration of one channel."""
+        return self.seconds * self.sample_rate / max(1, self.noisy.shape[-1])
 
-    def laws(self) -> dict[str, ComplexNormal]:
-        """The posterior of every source, (T, F) or (B, 1, T, F)."""
-        result = {}
-        for name, sums in self._sums.items():
-            loc, square, var = (s / self._count for s in sums)
-            result[name] = ComplexNormal(loc, var + (square - _squared(loc)).clamp_min(0))
-        return result
+    def save(self, path: str | os.PathLike[str], source: str = "speech") -> None:
+        """Write the estimate of a source to an audio file, atomically, at the rate of the input.
 
+        Raises:
+            AudioError: when the file cannot be written.
+        """
+        audio.write(path, self.estimates[source], self.sample_rate)
 
-class Inference(NamedTuple):
-    """What inference on one STFT gave: posterior laws by source, the objective per iteration (nats per observed bin), the last draws, and kernel Info per iteration."""
+    def plot(self, path: str | os.PathLike[str] | None = None, channel: int = 0) -> Figure:
+        """Spectrograms on one scale, objective trace and acceptance; written to ``path`` when given."""
+        from .plots import plot_enhancement
 
-    sources: dict[str, ComplexNormal]
-    objective: list[float]
-    draws: dict[str, Tensor]
-    info: list[Info]
+        return plot_enhancement(self, path, channel)
 
 
-def infer(
-    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
-) -> Inference:
-    """Posterior of the sources of a mixture STFT, by the EM method. Random from the global generator.
+def enhance(
+    recording: str | os.PathLike[str] | NDArray[np.floating] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
+    sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, window: float = WINDOW,
+    report: Callable[[float], None] | None = None,
+) -> Enhancement:
+    """Separate a noisy recording into its sources by posterior inference.
 
     Args:
-        model: is copied; neither its parameters nor its networks are changed.
-        x: mixture of unit level, (T, F), or (B, 1, T, F) for a batch of recordings that do not touch one another.
-        observed: which bins count (see :meth:`Mixture.forward`).
-        callback: called with (iteration, objective).
+        recording: an audio file, or samples (N,) or (channels, N); channels are enhanced one by one.
+        model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))`` unless given. It
+            is copied, never changed.
+        method: how to infer, :func:`ppse.methods.default` unless given.
+        sample_rate: of samples in Hz; of a file it is read.
+        seed: makes the result reproducible and leaves the global generator as it was; None draws from the latter.
+        device: of the computation, e.g. "cuda".
+        std: also return posterior standard deviations.
+        window: seconds inferred at once. A longer recording goes through in windows, the parameters of the noise
+            carried over, which bounds the memory.
+        report: called with the fraction done.
+
+    Raises:
+        AudioError: when the file is unreadable, or the samples are empty or not finite.
+
+    Content above 8 kHz is not modelled by 16 kHz priors: such a band comes out silent. For recordings below
+    16 kHz the missing band is marked as not observed. Digital silence comes out as it is.
     """
-    model = copy.deepcopy(model)
-    model.start(x, observed)
-    return resume(model, x, method, observed, callback=callback)
+    if isinstance(recording, str | os.PathLike):
+        samples, sample_rate = audio.read(recording)
+    else:
+        samples = np.atleast_2d(np.asarray(recording, dtype=np.float32))
+    audio.check(samples, str(recording) if isinstance(recording, str | os.PathLike) else "the samples")
+    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))
+    method, stft = method or methods.default(), STFT()
+    model = copy.deepcopy(model).to(device)
+    result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
+    started = time.monotonic()
+    scope = poutine.seed(rng_seed=seed) if seed is not None else nullcontext()
+    with scope:
+        for channel, wave in enumerate(samples):
+            def progress(done: float, channel: int = channel) -> None:
+                if report:
+                    report((channel + done) / len(samples))
+
+            _enhance_channel(result, channel, wave, model, method, device, std, window, progress)
+    result.seconds = time.monotonic() - started
+    return result
 
 
-def resume(
-    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
-) -> Inference:
-    """As :func:`infer`, but on a model that was started; its parameters of the recording are updated in place."""
-    problem = Problem(model, x, observed, method.guide(model))
-    with pyro.validation_enabled(False):
-        e_step = method.e_step(problem)
-        moments, infos = Moments(), []
-        iterations = method.iterations
-        averaging = False
+def _enhance_channel(
+    result: Enhancement, channel: int, samples: NDArray[np.float32], model: Mixture, method: Method, device: str, std: bool, window: float,
+    progress: Callable[[float], None],
+) -> None:
+    """Fill in one channel of the result, window by window."""
+    stft = result.stft
+    wave = torch.from_numpy(audio.resample(samples, result.sample_rate, stft.sample_rate))
+    outputs = {name: torch.zeros_like(wave) for name in model.sources}
+    scale = _scale(wave, stft)
+    variances = {name: torch.zeros(stft.n_frames(len(wave)), stft.n_freqs) for name in model.sources} if std else {}
+    windows = list(_windows(len(wave), int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop))
+    followed = False
+    for i, (first, last) in enumerate(windows):
+        piece = wave[first:last]
+        if not piece.any():
+            progress((i + 1) / len(windows))
+            continue
+        x = (stft.analysis(piece) / scale).to(device)
+        observed = _band(stft, result.sample_rate, device)
+        (model.follow if followed else model.start)(x, observed)
+        followed = True
 
-        def m_step(draws: dict[str, Tensor]) -> float:
-            chains = _n_draws(draws, x)
-            with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
-                laws = poutine.condition(model, data=draws)(x, observed)
-            value = _fit_per_bin(laws, x, observed)
-            if averaging:
-                moments.add(posterior(laws, x))
-            with torch.no_grad():
-                open_form = model.update(x, laws, observed)
-            if open_form:
-                parameters = [p for name in open_form for p in _parameters(model, name)]
-                if parameters:
-                    gradient_m_step(model, (x, observed), parameters, chains, steps=method.open_steps)(draws)
-            return value
+        def note(iteration: int, _: float, i: int = i) -> None:
+            progress((i + (iteration + 1) / method.iterations) / len(windows))
 
-        def note(iteration: int, value: float, expectation: Expectation) -> None:
-            nonlocal averaging
-            averaging = iteration + 1 >= iterations - method.average
-            if expectation.info is not None:
-                infos.append(expectation.info)
-            if callback:
-                callback(iteration, value)
-            last.update(expectation.draws)
-
-        last: dict[str, Tensor] = {}
-        averaging = iterations <= method.average
-        objective = em(e_step, m_step, iterations, tolerance=method.tolerance, callback=note)
-    return Inference(moments.laws(), objective, last, infos)
+        inferred = resume(model, x, method, observed, callback=note)
+        result.traces.append(_trace(inferred, channel, first / stft.sample_rate))
+        fade = _fade(windows, i)
+        for name, law in inferred.sources.items():
+            loc = law.loc if observed is None else law.loc * observed
+            outputs[name][first:last] += fade * (stft.synthesis(loc, last - first) * scale).cpu()
+            if std:
+                _add_frames(variances[name], law.var.cpu() * scale**2, first // stft.hop, fade[:: stft.hop])
+    for name, var in variances.items():
+        result.std.setdefault(name, np.zeros((len(result.noisy), *var.shape), np.float32))[channel] = var.sqrt().numpy()
+    for name, output in outputs.items():
+        result.estimates[name][channel] = _fitted(audio.resample(output.numpy(), stft.sample_rate, result.sample_rate), samples.size)
 
 
-def _parameters(model: Mixture, name: str) -> list[torch.nn.Parameter]:
-    source = getattr(model, name)
-    return [p for p in source.parameters() if p.requires_grad] if isinstance(source, torch.nn.Module) else []
+def _windows(length: int, window: int, overlap: int, hop: int) -> list[tuple[int, int]]:
+    """Stretches of equal length, starts on the frame grid, that overlap by at least ``overlap`` samples and cover all."""
+    if length <= window:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / (window - overlap))
+    stride = math.ceil((length - overlap) / count / hop) * hop
+    return [(i * stride, min(i * stride + stride + overlap, length)) for i in range(count)]
 
 
-def _n_draws(draws: dict[str, Tensor], x: Tensor) -> int:
-    """Size of the draws dim: the first for one recording, the second for a batch."""
-    return max((v.shape[0 if x.dim() == 2 else 1] for v in draws.values()), default=1)
+def _fade(windows: list[tuple[int, int]], i: int) -> Tensor:
+    """Weights of window i: linear cross-fades over its overlaps; all windows sum to one."""
+    first, last = windows[i]
+    fade = torch.ones(last - first)
+    if i > 0:
+        lap = windows[i - 1][1] - first
+        fade[:lap] *= (torch.arange(lap) + 0.5) / lap
+    if i + 1 < len(windows):
+        lap = last - windows[i + 1][0]
+        fade[-lap:] *= 1 - (torch.arange(lap) + 0.5) / lap
+    return fade
 
 
-def _fit_per_bin(laws: dict[str, ComplexNormal], x: Tensor, observed: Tensor | None) -> float:
-    total = None
-    for law in laws.values():
-        total = law if total is None else total + law
-    assert total is not None
-    log_prob = total.log_prob(x)
-    if observed is not None:
-        mask = observed.expand(log_prob.shape)
-        return float(log_prob[mask].mean())
-    return float(log_prob.mean())
+def _add_frames(total: Tensor, var: Tensor, first: int, fade: Tensor) -> None:
+    """Cross-fade the variances (T, F) of a window, whose first frame is ``first``, into those of the recording."""
+    count = min(var.shape[0], total.shape[0] - first)
+    weight = torch.cat([fade, fade[-1:].expand(max(0, count - len(fade)))])[:count]
+    total[first : first + count] += weight.unsqueeze(-1) * var[:count]
 
 
-def _squared(value: Tensor) -> Tensor:
-    return value.real.square() + value.imag.square()
+def _scale(wave: Tensor, stft: STFT) -> float:
+    """Square root of the level of a waveform, a minute at a time so that an hour needs no more memory."""
+    step = 60 * stft.sample_rate
+    power = torch.cat([frame_power(stft.analysis(wave[i : i + step])) for i in range(0, len(wave), step)])
+    return math.sqrt(active_mean(power).item())
+
+
+def _band(stft: STFT, sample_rate: int, device: str) -> Tensor | None:
+    """Bins that the recording can hold, (F,): for one below the rate of the model, those under its Nyquist frequency."""
+    if sample_rate >= stft.sample_rate:
+        return None
+    frequency = torch.arange(stft.n_freqs, device=device) * (stft.sample_rate / stft.n_fft)
+    return frequency < 0.95 * sample_rate / 2  # resampling filters fall off over the last twentieth
+
+
+def _trace(inferred: Inference, channel: int, start: float) -> Trace:
+    adjusted = [float(info.acceptance.mean()) for info in inferred.info]
+    return Trace(channel, start, inferred.objective, adjusted)
+
+
+def _fitted(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Cut or zero-padded to the length: resampling there and back may be a sample off."""
+    return np.pad(wave[:length], (0, max(0, length - wave.size)))

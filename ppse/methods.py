@@ -44,7 +44,6 @@ class Method:
         guide: model → the guide whose mean the latents start at, or None to start at the prior.
         iterations: of EM.
         average: in how many of the last iterations the posterior of the sources is averaged.
-        settle: in how many of the first iterations the latents stay at the start while the noise is fitted.
         tolerance: of the convergence stop (:func:`ppse.infer.em`); 0 for none.
         open_steps: gradient steps per M-step for sources without a closed form.
     """
@@ -54,7 +53,6 @@ class Method:
     guide: Callable[[Mixture], EncoderGuide | None] = starting_guide
     iterations: int = 100
     average: int = 30
-    settle: int = 0
     tolerance: float = 0.0
     open_steps: int = 5
 
@@ -159,3 +157,27 @@ def _start(problem: Problem) -> dict[str, Tensor] | None:
         laws = problem.guide.laws(problem.x)
     # Under the plate of chains (dim -2) one recording (T, L) broadcasts as it is, and so does a batch (B, 1, T, L).
     return {site: loc.detach() for site, (loc, _) in laws.items()}
+
+
+def default() -> Method:
+    """Our best quality that is still faster than real time."""
+    return amortised()
+
+
+def fast() -> Method:
+    """A tenth of real time."""
+    return amortised()
+
+
+def amortised(
+    iterations: int = 30, settle: int = 10, average: int = 15, chains: int = 1, step_size: float = 0.01, steps: int = 1,
+    temperature: float = 1.0,
+) -> Method:
+    """Langevin EM from the noisy encoder."""
+
+    def e_step(problem: Problem) -> EStep:
+        target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
+        start = target.init(_start(problem))
+        return mcmc_e_step(target, lambda e: langevin(target, e), start, step_size=step_size, burn_in=steps - 1, settle=settle)
+
+    return Method("amortised", e_step, starting_guide, iterations, average)

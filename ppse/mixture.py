@@ -26,6 +26,7 @@ class Source(Protocol):
     A plain function is a source. One that owns parameters is a ``PyroModule``, and may also have
 
     * ``start(x, observed)``: create the parameters of one recording, called when inference starts on it;
+    * ``follow(x, observed)``: go on with the next stretch of the same recording;
     * ``update(power, own, others, observed)``: a closed-form M-step that returns its new variance (see
       :meth:`Mixture.update`).
     """
@@ -38,6 +39,13 @@ class Startable(Protocol):
     """A source with parameters of one recording."""
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None: ...
+
+
+@runtime_checkable
+class Followable(Protocol):
+    """A source with parameters of frames, to be made anew for every stretch of a long recording."""
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None: ...
 
 
 @runtime_checkable
@@ -107,6 +115,12 @@ class Mixture(PyroModule):
         for source in self.sources.values():
             if isinstance(source, Startable):
                 source.start(x, observed)
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Go on with the next stretch x of the same recording: what describes the recording stays, what describes frames is new."""
+        for source in self.sources.values():
+            if isinstance(source, Followable):
+                source.follow(x, observed)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> dict[str, ComplexNormal]:
         """Declare the graph for the mixture x and return the law of every source.

@@ -88,12 +88,24 @@ Corpora that went through a lossy codec have empty bins; without a floor those d
 def level(x: Tensor) -> Tensor:
     """Mean power per bin over the active frames of an STFT (…, T, F), shape (…, 1, 1). Not random.
 
-    Active is a frame with more than a thousandth of the power of the loudest frames (95th percentile), so
-    that pauses do not count. ``x / level(x).sqrt()`` is a recording of unit level, which is what every
-    pretrained prior expects. A silent recording has level 1.
+    ``x / level(x).sqrt()`` is a recording of unit level, which is what every pretrained prior expects. A
+    silent recording has level 1.
     """
-    power = (x.real.square() + x.imag.square()).mean(-1, keepdim=True)
-    loud = power.quantile(0.95, dim=-2, keepdim=True)
+    return active_mean(frame_power(x)).unsqueeze(-1)
+
+
+def frame_power(x: Tensor) -> Tensor:
+    """Mean power per bin of every frame: (…, T, F) -> (…, T)."""
+    return (x.real.square() + x.imag.square()).mean(-1)
+
+
+def active_mean(power: Tensor) -> Tensor:
+    """Mean over the active frames of :func:`frame_power`, (…, T) -> (…, 1); 1 when all is silent.
+
+    Active is a frame with more than a thousandth of the power of the loudest ones (95th percentile), so that
+    pauses do not count.
+    """
+    loud = power.quantile(0.95, dim=-1, keepdim=True)
     active = power > 1e-3 * loud
-    mean = (power * active).sum(-2, keepdim=True) / active.sum(-2, keepdim=True).clamp_min(1)
+    mean = (power * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
     return torch.where(mean > 1e-20, mean, torch.ones_like(mean))

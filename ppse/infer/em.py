@@ -62,7 +62,7 @@ def em(
 
 def mcmc_e_step(
     target: LogDensity, kernel: Callable[[float | Tensor], Kernel], start: Position, *, step_size: float,
-    draws: int = 1, burn_in: int = 0, adapt: int = 0, target_acceptance: float = 0.574,
+    draws: int = 1, burn_in: int = 0, settle: int = 0, adapt: int = 0, target_acceptance: float = 0.574,
 ) -> EStep:
     """An E-step by MCMC, its chains going on where the last one ended.
 
@@ -72,6 +72,7 @@ def mcmc_e_step(
         start: unconstrained position of the chains at first.
         step_size: of the kernel, or the first guess.
         draws, burn_in: steps kept and steps not kept per E-step. Kept draws join the chains in dim -2.
+        settle: in the first so many E-steps the chains stay at the start, while the M-steps find parameters that suit it.
         adapt: in the first so many E-steps the step size of each block is tuned; then it is frozen.
         target_acceptance: what to tune it for.
     """
@@ -80,6 +81,8 @@ def mcmc_e_step(
 
     def e_step(iteration: int) -> Expectation:
         nonlocal position, current
+        if iteration < settle:
+            return Expectation(target.constrain(position))
         # The parameters have moved since the last E-step, so cached densities and gradients are void.
         state = kernel(current).init(position)
         kept = []
