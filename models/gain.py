@@ -46,7 +46,8 @@ class FrameGain(PyroModule):
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the scaled source, (…, T, F)."""
-        if not hasattr(self, "gain"):
+        # Not hasattr: that reads the gain outside of the frames plate, where a handler such as lift would then see it.
+        if "gain" not in self._pyro_params:
             raise RuntimeError("FrameGain: no recording yet; call model.start(x) (enhance does) before running the model")
         law = self.source(frames)
         with frames:

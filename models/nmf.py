@@ -91,13 +91,15 @@ class NMFNoise(PyroModule):
         h = scaled(h, a @ _flat(w), b @ _flat(w))
         if self.rank:
             scale = w.sum(-2, keepdim=True)
-            w, h = w / scale, h * (scale.squeeze(-2) if h.dim() > 2 or w.dim() == 2 else scale)
+            scale[..., : -self.rank] = 1  # the dictionary stays as it is
+            w, h = w / scale, h * scale.squeeze(-2)
             self.W = w[..., -self.rank :].clamp_min(PARAMETER_FLOOR)
         self.H = h.clamp_min(PARAMETER_FLOOR)
         return _product(h, w)
 
     def _patterns(self) -> Tensor:
-        if not hasattr(self, "H"):
+        # Not hasattr: that reads H outside of the frames plate, where a handler such as lift would then see it.
+        if "H" not in self._pyro_params:
             raise RuntimeError("NMFNoise: no recording yet; call model.start(x) (enhance does) before running the model")
         if self.rank == 0:
             assert self.dictionary is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,14 +19,15 @@ class StationaryNoise(PyroModule):
     """
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """Starts at the mean power of x over time. Not random."""
+        """Starts at the mean power of x over the observed frames. Not random."""
         power = x.real.square() + x.imag.square()
-        mean = power.mean(-2) if x.dim() == 2 else power.mean(-2, keepdim=True)
-        self.spectrum = PyroParam(mean.clamp_min(PARAMETER_FLOOR), constraints.positive)
+        seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
+        mean = (power * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
+        self.spectrum = PyroParam((mean if x.dim() > 2 else mean.squeeze(-2)).clamp_min(PARAMETER_FLOOR), constraints.positive)
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the noise STFT, (…, T, F), in squared STFT units."""
-        if not hasattr(self, "spectrum"):
+        if "spectrum" not in self._pyro_params:
             raise RuntimeError("StationaryNoise: no recording yet; call model.start(x) (enhance does) before running the model")
         spectrum = self.spectrum
         shape = (*spectrum.shape[:-2], frames.size, spectrum.shape[-1]) if spectrum.dim() > 1 else (frames.size, -1)
