@@ -56,12 +56,12 @@ class VAESpeech(PyroModule):
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
-        zero = next(self.decoder.parameters()).new_zeros(self.n_latent)
-        with frames:
-            z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
         # Not self.decoder: Pyro would make a parameter site of every weight, on every evaluation of the graph.
         decoder = self._modules["decoder"]
         assert decoder is not None
+        zero = next(decoder.parameters()).new_zeros(self.n_latent)
+        with frames:
+            z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
         return ComplexNormal(0j, decoder(z).exp() + POWER_FLOOR)
 
 
