@@ -54,7 +54,8 @@ class LogDensity:
                 self._event_dims[name] = value.dim() - batch
         if not self._start:
             raise ValueError("log_density: the model has no latent site that is continuous; there is nothing to sample")
-        depth = max(len(_batch_shape(v, self._event_dims[k])) for k, v in self._start.items())
+        # A site that is observed may lie deeper than all latents: a batch of utterances that share them.
+        depth = max(-frame.dim for site in trace.nodes.values() if site["type"] == "sample" for frame in site["cond_indep_stack"])
         self._depth = max(depth, -CHAINS_DIM)
         self._sizes = _plate_sizes(trace)
         self.block: tuple[str, ...] = ()
@@ -65,7 +66,6 @@ class LogDensity:
         """log p per block at the position, shape :attr:`shape`; differentiable."""
         values, log_jacobian = self._constrain(position)
         trace = self._trace(poutine.condition(self._model, data=values))
-        trace.compute_log_prob()
         total = torch.zeros((), device=next(iter(position.values())).device)
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
@@ -140,8 +140,11 @@ class LogDensity:
         return values, log_jacobian
 
     def _trace(self, model: Callable[..., Any]) -> poutine.Trace:
+        # No validation: it costs time, and a density that is NaN is the business of the kernels, not worth a warning.
         with pyro.validation_enabled(False), pyro.plate("chains", self.chains, dim=CHAINS_DIM):
-            return poutine.trace(model).get_trace(*self._args, **self._kwargs)
+            trace = poutine.trace(model).get_trace(*self._args, **self._kwargs)
+            trace.compute_log_prob()
+        return trace
 
     def _reduced(self, log_prob: Tensor) -> Tensor:
         """Sum over every plate that is no block, chain or utterance, keeping the dims."""
@@ -186,7 +189,6 @@ class LogDensity:
         leaves = {name: value.detach().requires_grad_() for name, value in self._start.items()}
         with torch.enable_grad():
             trace = self._trace(poutine.condition(self._model, data=self._constrain(leaves)[0]))
-            trace.compute_log_prob()
         inside = set(self.block)
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
