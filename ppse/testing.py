@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -157,7 +158,7 @@ def _run(model: Any, *shape: Any, chains: int = 0) -> tuple[ComplexNormal, pouti
     """Law and trace of the model (under handlers) for a recording of this shape, and of the dtype that comes last."""
     *sizes, dtype = shape
     x = _recording(dtype, *sizes)
-    with torch.no_grad(), pyro.plate("chains", chains, dim=-2) if chains else poutine.block(hide=[]):
+    with torch.no_grad(), pyro.plate("chains", chains, dim=-2) if chains else nullcontext():
         traced = poutine.trace(model)
         law = traced(x)["source"]
     return law, traced.trace
@@ -167,8 +168,7 @@ def _assert_law(law: ComplexNormal, shape: tuple[int, ...], source: Source, dtyp
     assert isinstance(law, ComplexNormal), f"the source returned a {type(law).__name__}, expected a ComplexNormal"
     found = tuple(law.var.shape)
     assert len(found) <= len(shape) and torch.broadcast_shapes(found, shape) == shape and found[-2:] == shape[-2:], (
-        f"the law has shape {found}, expected {shape}, i.e. (…, T, F), with 1 allowed in plates before T. A parameter that is "
-        f"read outside of the frames plate is (C, 1) + E under chains: give it its dims by unsqueeze before it meets frequency"
+        f"the law has shape {found}, expected {shape}, i.e. (…, T, F), with 1 allowed in plates before T"
     )
     assert (law.var >= 0).all(), "the variance is negative or NaN somewhere"
     if isinstance(source, nn.Module):
@@ -183,47 +183,176 @@ def _check_plain_tensors(source: Source) -> None:
 
 def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, lifted: bool) -> None:
     """The law under plates equals the loop over their members, given the same latents and parameters."""
-    dtype = torch.complex128
-    single = _started(source, _recording(dtype, n_frames, n_freqs))
-    lead = (BATCH, 1) if batched else ()
-    model = _started(source, _recording(dtype, *lead, n_frames, n_freqs))
-    shapes = {name: site["value"].shape for name, site in _params(_run(single, n_frames, n_freqs, dtype)[1])}
-    taken = {1, n_frames, n_freqs, BATCH} | {size for shape in shapes.values() for size in shape}
+    dtype, lead = torch.complex128, (BATCH, 1) if batched else ()
+    single, model = (_started(source, _recording(dtype, *at, n_frames, n_freqs)) for at in ((), lead))
+    params = _params(_run(single, n_frames, n_freqs, dtype)[1])
+    given = _params(_run(model, *lead, n_frames, n_freqs, dtype)[1])
+    taken = {1, n_frames, n_freqs, BATCH} | {size for site in params.values() for size in site["value"].shape}
     chains = next(c for c in range(2, 100) if c not in taken)
-    params = dict(_params(_run(model, *lead, n_frames, n_freqs, dtype)[1]))
-    # Read outside of every plate, a parameter is all event; read inside of "frames", its first dim is that plate.
-    priors = {name: _prior(site, shapes[name]) for name, site in params.items()} if lifted else {}
-    handled = poutine.lift(model, prior=priors) if priors else model
-    law, trace = _run(handled, *lead, n_frames, n_freqs, dtype, chains=chains)
-    full = (*(lead[:1]), chains, n_frames, n_freqs)
     where = f"under {chains} chains{f' and {BATCH} utterances' if batched else ''}{', every parameter lifted' if lifted else ''}"
+    handled = poutine.lift(model, prior={k: _prior(site) for k, site in params.items()}) if lifted and params else model
+    full = (*lead[:1], chains, n_frames, n_freqs)
     try:
+        law, trace = _run(handled, *lead, n_frames, n_freqs, dtype, chains=chains)
         _assert_law(law, full, source, dtype)
-    except AssertionError as error:
-        raise AssertionError(f"{where}: {error}") from error
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]}
-    for name, site in list(sites.items()):
-        if type(site["fn"]).__name__ == "_Subsample":
-            del sites[name]
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise AssertionError(
+            f"{where}: {error}. A parameter that is read outside of the frames plate is (C, 1) + E under chains: give it its dims "
+            f"by unsqueeze before it meets frames or frequency; and read one of every frame inside of the plate first"
+        ) from error
+    latents = {k: site for k, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)}
+    for name, site in latents.items():
         spare = {frame.name for frame in site["cond_indep_stack"]} - {"chains", "utterances", "frames"}
         assert not spare, f"site '{name}' lies in the plates {sorted(spare)}; a source may use the frames plate that it is given, and no other"
-    var, loc = law.var.expand(full), law.loc.expand(full)
     for b, c in product(range(BATCH if batched else 1), range(chains)):
-        values = {name: _member(site, b, c, batched) for name, site in sites.items()}
-        for name, site in params.items():
-            if name not in priors:
-                value = site["value"]
-                values[name] = value if value.shape == shapes[name] else value[b]
-            values[name] = values[name].reshape(shapes[name])
-        one = poutine.condition(poutine.substitute(single, data={k: v for k, v in values.items() if k in params}), data=values)
-        expected = _run(one, n_frames, n_freqs, dtype)[0]
         index = (b, c) if batched else (c,)
-        for what, found, wanted in (("variance", var[index], expected.var), ("mean", loc[index], expected.loc)):
-            assert torch.allclose(found, wanted, rtol=1e-8, atol=1e-10), (
-                f"{where}: the {what} of member {index} is not what the source gives on its own (shape {tuple(law.var.shape)}); "
-                f"a parameter or latent meets the dim of another plate"
+        values = {k: site["value"][index] if _in_frames(site) else site["value"][index].squeeze(0) for k, site in latents.items()}
+        for name, site in params.items():
+            value, shape = given[name]["value"], site["value"].shape
+            values.setdefault(name, value if value.shape == shape else value[b].reshape(shape))
+        with poutine.substitute(data={k: values[k] for k in params}), poutine.condition(data=values):
+            expected = _run(single, n_frames, n_freqs, dtype)[0]
+        for what, found, wanted in (("variance", law.var, expected.var), ("mean", law.loc, expected.loc)):
+            assert torch.allclose(found.expand(full)[index], wanted, rtol=1e-8, atol=1e-10), (
+                f"{where}: the {what} of member {index} is not what the source gives for it alone; the law has shape "
+                f"{tuple(law.var.shape)}, so a parameter or latent meets the dim of another plate"
             )
 
 
-def _params(trace: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((name, site) for name, site in trace.nodes.items() if site["type"] == "param")
+def _prior(site: dict[str, Any]) -> dist.Distribution:
+    """A law on the support of a parameter, of its event shape: all of it, but for the dim of a frames plate it is read in."""
+    event = site["value"].shape[1:] if _in_frames(site) else site["value"].shape
+    transform = transform_to(site["kwargs"].get("constraint", dist.constraints.real))
+    zero = torch.zeros(transform.inverse_shape(event), dtype=site["value"].dtype)
+    law = dist.TransformedDistribution(dist.Normal(zero, 0.5 + zero), [transform])
+    return law.to_event(len(law.batch_shape))
+
+
+def _params(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """Parameters by name, but for the weights of networks ("net$$$0.weight"), which nobody lifts one by one."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
+
+
+def _in_frames(site: dict[str, Any]) -> bool:
+    return any(frame.name == "frames" for frame in site["cond_indep_stack"])
+
+
+def _is_plate(site: dict[str, Any]) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _check_gradients(source: Source, n_frames: int, n_freqs: int, aside: Sequence[str]) -> None:
+    x = _recording(torch.complex128, n_frames, n_freqs)
+    model = _started(source, x)
+    poutine.trace(model).get_trace(x).log_prob_sum().backward()
+    for name, parameter in model.named_parameters():
+        inner = name.removeprefix("source.")
+        if parameter.requires_grad and not any(inner == a or inner.startswith(f"{a}.") for a in aside):
+            reached = parameter.grad is not None and bool(parameter.grad.any())
+            assert reached, f"no gradient of the log-likelihood reaches the parameter '{inner}'; name it in aside=… if only a guide uses it"
+
+
+def _check_start(source: Source, n_frames: int, n_freqs: int) -> None:
+    """Starting on a second recording, of another length, gives what starting on it alone gives."""
+    first, second = _recording(torch.complex128, n_frames + 2, n_freqs), _recording(torch.complex128, n_frames, n_freqs)
+    fresh, used = _started(source, second), _started(source, 10 * first)
+    if not isinstance(source, Startable):
+        return
+    for model in (fresh, used):
+        with poutine.seed(rng_seed=0):
+            model.start(second)
+    alone = dict(fresh.named_parameters())
+    for name, parameter in used.named_parameters():
+        assert name in alone and torch.equal(parameter, alone[name]), (
+            f"start on a second recording leaves the parameter '{name.removeprefix('source.')}' as the first one made it; set it in start"
+        )
+
+
+def _check_update(source: Source, n_frames: int, n_freqs: int, chains: int = 3) -> None:
+    """Ten updates against the graph: the source beside a background whose level is a latent of every frame."""
+
+    def background(frames: Frames) -> ComplexNormal:
+        with frames:
+            level = pyro.sample("level", dist.LogNormal(torch.zeros((), dtype=torch.float64), 1.0))
+        return ComplexNormal(0j, level.unsqueeze(-1).expand(*level.shape, n_freqs))
+
+    x = _recording(torch.complex128, n_frames, n_freqs)
+    started = _started(source, x)
+    own: Any = started.sources["source"]
+    model = Mixture(source=own, background=background)
+    with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
+        trace = poutine.trace(model).get_trace(x)
+    draws = {k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"] and not _is_plate(s)}
+
+    def evaluate() -> tuple[float, dict[str, ComplexNormal]]:
+        with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
+            conditioned = poutine.trace(poutine.condition(model, data=draws))
+            laws = conditioned(x)
+        return conditioned.trace.log_prob_sum(lambda name, site: name == "x").item(), laws
+
+    before, laws = evaluate()
+    for step in range(10):
+        residual = x - laws["source"].loc - laws["background"].loc
+        with torch.no_grad():
+            returned = own.update(residual.abs().square(), laws["source"].var, laws["background"].var)
+        after, laws = evaluate()
+        assert torch.allclose(returned.expand(laws["source"].var.shape), laws["source"].var, rtol=1e-6), (
+            "update must return the new variance of the source, as the graph then gives it"
+        )
+        assert after >= before - 1e-9 * abs(before), f"update {step} lowers the expected log-likelihood from {before:.9g} to {after:.9g}"
+        before = after
+
+
+def _toy_target(spoil: float | None = None) -> tuple[LogDensity, Position]:
+    """Five frames of two latents under three chains; with ``spoil``, leaving 0 in frame 2 costs that much (NaN, inf)."""
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+
+    def model() -> None:
+        with pyro.plate("frames", 5, dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.7), obs=x)
+            if spoil is not None:
+                bad = (z.detach() != 0).any(-1) & (torch.arange(5) == 2)
+                pyro.factor("spoilt", (z * torch.where(bad, spoil, 0.0).unsqueeze(-1)).sum(-1))
+
+    start = torch.randn(3, 5, 2, dtype=torch.float64)
+    start[:, 2] = 0
+    return log_density(model, chains=3, block=("frames",)), {"z": start}
+
+
+def _assert_cache(target: LogDensity, state: State) -> None:
+    value, gradient = target.value_and_grad(state.position)
+    if state.log_density is not None:
+        assert torch.allclose(state.log_density, value), "State.log_density is not the density at State.position"
+    if state.gradient is not None:
+        same = all(torch.allclose(state.gradient[k], gradient[k]) for k in gradient)
+        assert same, "State.gradient is not the gradient at State.position"
+
+
+def _steps(factory: KernelFactory, target: LogDensity, start: Position, step_size: float | Tensor = 0.1) -> Position:
+    """Where five steps of the kernel lead, always with the same random numbers."""
+    kernel = factory(target, step_size)
+    with poutine.seed(rng_seed=0):
+        state = kernel.init(start)
+        for _ in range(5):
+            state = kernel.step(state)[0]
+    return state.position
+
+
+def _check_dead_ends(factory: KernelFactory, adjusted: bool) -> None:
+    for spoil in (torch.nan, torch.inf, -torch.inf):
+        target, start = _toy_target(spoil)
+        found, clean = (_steps(factory, t, start)["z"] for t in (target, _toy_target()[0]))
+        others = [0, 1, 3, 4]
+        assert torch.equal(found[:, others], clean[:, others]), f"a block whose density is {spoil} disturbs other blocks"
+        assert found.isfinite().all(), f"a target that is {spoil} leads the position to NaN"
+        assert not adjusted or (found[:, 2] == 0).all(), f"a proposal whose density is {spoil} was accepted"
+
+
+def _check_step_sizes(factory: KernelFactory, target: LogDensity, start: Position) -> None:
+    number, per_block = (_steps(factory, target, start, size)["z"] for size in (0.1, torch.full(target.shape, 0.1, dtype=torch.float64)))
+    assert torch.allclose(number, per_block), "a step size per block is not the same as a number when all are equal"
+    sizes = torch.full((1, 5), 0.1, dtype=torch.float64)
+    sizes[:, 0] = 1e-16
+    move = (_steps(factory, target, start, sizes)["z"] - start["z"]).abs().amax((0, 2))
+    assert move[0] < 1e-5 and (move[1:] > 1e-4).all(), "a step size per block does not reach its own block"
