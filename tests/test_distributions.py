@@ -1,0 +1,107 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions.testing.gof import auto_goodness_of_fit
+
+from ppse import ComplexNormal
+
+GOF_LIMIT = 1e-4  # a right density fails once in 10,000 seeds; the seed is fixed
+
+
+def _law() -> ComplexNormal:
+    return ComplexNormal(torch.tensor([1 + 2j, -0.5j], dtype=torch.complex128), torch.tensor([0.5, 3.0], dtype=torch.float64))
+
+
+def _goodness_of_fit(wrong_by: float = 0.0) -> torch.Tensor:
+    law = _law()
+    draws = law.sample(torch.Size([20_000]))
+    density = (law.log_prob(draws) + wrong_by * (draws - law.loc).abs().square() / law.var).exp()
+    return torch.stack([torch.as_tensor(auto_goodness_of_fit(torch.view_as_real(draws[:, i].contiguous()), density[:, i])) for i in range(2)])
+
+
+def test_draws_follow_the_density_of_the_real_and_imaginary_part() -> None:
+    assert (_goodness_of_fit() > GOF_LIMIT).all()
+
+
+def test_goodness_of_fit_notices_a_wrong_density() -> None:
+    assert (_goodness_of_fit(wrong_by=0.5) < GOF_LIMIT).all()  # the classic: variance per part instead of in all
+
+
+def test_log_prob_is_that_of_two_normal_laws() -> None:
+    law, value = _law(), torch.tensor([0.3 - 1j, 2 + 0.1j], dtype=torch.complex128)
+    scale = (law.var / 2).sqrt()
+    parts = dist.Normal(law.loc.real, scale).log_prob(value.real) + dist.Normal(law.loc.imag, scale).log_prob(value.imag)
+    torch.testing.assert_close(law.log_prob(value), parts)
+
+
+def test_moments_and_circularity() -> None:
+    law = _law()
+    centred = law.sample(torch.Size([40_000])) - law.loc
+    error = 5 * law.var / math.sqrt(40_000)
+    assert ((centred.abs().square().mean(0) - law.variance).abs() < error).all()
+    assert (centred.square().mean(0).abs() < 1.5 * error).all()  # E (a - m)^2 = 0: phases are uniform
+    assert (centred.mean(0).abs() < 5 * law.var.sqrt() / math.sqrt(40_000)).all()
+    assert torch.equal(law.mean, law.loc)
+
+
+def test_sum_is_the_law_of_the_sum_of_independent_variables() -> None:
+    total = _law() + ComplexNormal(1j, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(total.loc, _law().loc + 1j)
+    torch.testing.assert_close(total.var, _law().var + 1)
+    # Against the convolution, by quadrature over the first term on a grid: p(x) = int p_a(y) p_b(x - y) dy.
+    grid = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    y = torch.complex(*torch.meshgrid(grid, grid, indexing="ij"))
+    a, b = (ComplexNormal(loc, torch.tensor(var, dtype=torch.float64)) for loc, var in ((0.2j, 0.7), (-0.1, 1.3)))
+    x = torch.tensor(0.4 + 0.3j, dtype=torch.complex128)
+    convolved = (a.log_prob(y) + b.log_prob(x - y)).exp().sum() * (grid[1] - grid[0]) ** 2
+    torch.testing.assert_close((a + b).log_prob(x).exp(), convolved, rtol=1e-6, atol=0)
+
+
+def test_expand_mask_and_to_event() -> None:
+    law, value = _law(), torch.randn(5, 2, dtype=torch.complex128)
+    expanded = law.expand([5, 2])  # Pyro hands lists
+    assert expanded.batch_shape == (5, 2) and expanded.sample().shape == (5, 2)
+    torch.testing.assert_close(expanded.log_prob(value), law.log_prob(value))
+    assert law.to_event(1).log_prob(value).shape == (5,)
+    mask = torch.tensor([True, False])
+    masked = law.mask(mask).log_prob(value)
+    assert (masked[:, 1] == 0).all() and torch.equal(masked[:, 0], law.log_prob(value)[:, 0])
+
+
+def test_works_as_a_site_in_a_plate_with_validation() -> None:
+    def model(obs: torch.Tensor | None = None) -> torch.Tensor:
+        with pyro.plate("frames", 3, dim=-1):
+            return pyro.sample("x", ComplexNormal(0j, torch.ones(4)).to_event(1), obs=obs)
+
+    x = model()
+    assert x.shape == (3, 4) and x.dtype == torch.complex64
+    expected = ComplexNormal(0j, torch.ones(3, 4)).log_prob(x).sum()
+    torch.testing.assert_close(pyro.poutine.trace(model).get_trace(x).log_prob_sum(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_follows_the_variance(dtype: torch.dtype) -> None:
+    law = ComplexNormal(1j, torch.ones(2, dtype=dtype))
+    assert law.loc.dtype == law.sample().dtype == dtype.to_complex() and law.log_prob(law.sample()).dtype == dtype
+
+
+def test_gradients_of_draws_reach_mean_and_variance() -> None:
+    loc = torch.zeros(2, dtype=torch.complex128, requires_grad=True)
+    var = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    ComplexNormal(loc, var).rsample().abs().square().sum().backward()
+    assert loc.grad is not None and var.grad is not None and loc.grad.abs().all() and var.grad.all()
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="var"):
+        ComplexNormal(0j, torch.tensor([1.0, -1.0]), validate_args=True)
+    with pytest.raises(ValueError):
+        ComplexNormal(0j, torch.ones(1), validate_args=True).log_prob(torch.tensor([complex(math.nan, 0)]))
+
+
+def test_variance_zero_means_known() -> None:
+    law = ComplexNormal(2j, torch.zeros(3))
+    assert torch.equal(law.sample(), law.loc)
