@@ -200,12 +200,13 @@ class LogDensity:
                     f"log_density: site '{name}' is outside of plate '{missing}' but depends on the latents; accepting "
                     f"the members of '{missing}' one by one would be invalid. Use block=() or condition on '{name}'."
                 )
-        # Move every second block: the value of the others may not change (one evaluation each way).
+        # Move half of the blocks: the value of the others may not change. Every second one finds what couples neighbours,
+        # a random half what reaches further (a pair may be missed, a decoder that couples all frames alike is not).
         with torch.no_grad():
             before = self(self._start)
-            index = sum(torch.arange(n).reshape(-1, *(1,) * (len(self.shape) - 1 - i)) for i, n in enumerate(self.shape))
-            for parity in (0, 1):
-                still = (index + parity) % 2 == 0
+            index = sum(torch.arange(n, device=before.device).reshape(-1, *(1,) * (len(self.shape) - 1 - i)) for i, n in enumerate(self.shape))
+            every_second, half = index % 2 == 0, torch.rand(self.shape, device=before.device) < 0.5
+            for still in (every_second, ~every_second, half, ~half):
                 if bool(still.all()) or not bool(still.any()):
                     continue
                 moved = {
