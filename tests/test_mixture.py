@@ -1,0 +1,131 @@
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from torch import Tensor
+
+from ppse import ComplexNormal, Mixture, posterior
+from ppse.mixture import VARIANCE_FLOOR, Frames
+from ppse.models import NMFNoise, StationaryNoise, VAESpeech
+
+T, F = 6, 5
+
+
+def flicker(frames: Frames) -> ComplexNormal:
+    """A bare function is a source: 1 / f noise with a level per frame."""
+    with frames:
+        level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+    return ComplexNormal(0j, level.unsqueeze(-1) / torch.arange(1.0, F + 1))
+
+
+def tone(frames: Frames) -> ComplexNormal:
+    """A source that is known up to a little noise, with a mean."""
+    return ComplexNormal(torch.full((frames.size, F), 2 - 1j), torch.full((frames.size, F), 0.1))
+
+
+def test_names_of_sites_and_parameters_carry_the_source() -> None:
+    x = torch.randn(T, F, dtype=torch.complex64)
+    model = Mixture(a=VAESpeech(F, 2, (3,)), b=VAESpeech(F, 2, (3,)), noise=NMFNoise(2), hum=flicker, fan=flicker)
+    model.start(x)
+    trace = poutine.trace(model).get_trace(x)
+    assert {"a.z", "b.z", "hum.level", "fan.level", "x"} <= set(trace.nodes)
+    assert {name for name, site in trace.nodes.items() if site["type"] == "param"} == {"noise.W", "noise.H"}
+
+
+def test_likelihood_is_that_of_the_sum() -> None:
+    x = torch.randn(T, F, dtype=torch.complex64)
+    trace = poutine.trace(Mixture(tone=tone, noise=flicker)).get_trace(x)
+    trace.compute_log_prob()
+    var = trace.nodes["noise.level"]["value"].unsqueeze(-1) / torch.arange(1.0, F + 1) + 0.1
+    expected = ComplexNormal(torch.full((T, F), 2 - 1j), var).log_prob(x)
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected.sum(-1))
+
+
+def test_posterior_is_bayes_rule_and_adds_up() -> None:
+    x = torch.randn(3, T, F, dtype=torch.complex128)
+    laws = {
+        name: ComplexNormal(torch.randn(T, F, dtype=torch.complex128), torch.rand(3, T, F, dtype=torch.float64) + 0.1) for name in "abc"
+    }
+    given = posterior(laws, x)
+    torch.testing.assert_close(sum(law.loc for law in given.values()), x)
+    # Bayes: p(a | x) p(x) = p(a) p(x | a), for any value of a.
+    value = torch.randn(3, T, F, dtype=torch.complex128)
+    rest = laws["b"] + laws["c"]
+    evidence = (laws["a"] + rest).log_prob(x)
+    joint = laws["a"].log_prob(value) + rest.log_prob(x - value)
+    torch.testing.assert_close(given["a"].log_prob(value) + evidence, joint)
+
+
+def test_a_silent_mixture_has_a_finite_density() -> None:
+    def silence(frames: Frames) -> ComplexNormal:
+        return ComplexNormal(0j, torch.zeros(frames.size, F))
+
+    x = torch.zeros(T, F, dtype=torch.complex64)
+    value = poutine.trace(Mixture(silence=silence)).get_trace(x).log_prob_sum()
+    torch.testing.assert_close(value, ComplexNormal(0j, torch.full((T, F), VARIANCE_FLOOR)).log_prob(x).sum())
+    assert torch.equal(posterior({"s": ComplexNormal(0j, torch.zeros(T, F))}, x)["s"].loc, x)
+
+
+def test_update_takes_the_sources_in_turn_and_names_the_others() -> None:
+    x = torch.randn(T, F, dtype=torch.complex128)
+    model = Mixture(a=StationaryNoise(), hum=flicker, b=NMFNoise(2)).double()
+    model.start(x)
+    with pyro.plate("chains", 4, dim=-2):
+        trace = poutine.trace(model).get_trace(x)
+    draws = {"hum.level": trace.nodes["hum.level"]["value"]}
+
+    def value() -> tuple[float, dict[str, ComplexNormal]]:
+        with torch.no_grad(), pyro.plate("chains", 4, dim=-2):
+            conditioned = poutine.trace(poutine.condition(model, data=draws))
+            laws = conditioned(x)
+        return conditioned.trace.log_prob_sum().item(), laws
+
+    before, laws = value()
+    for _ in range(60):
+        with torch.no_grad():
+            assert model.update(x, laws) == ["hum"]
+        after, laws = value()
+        assert after >= before - 1e-9 * abs(before)
+        before = after
+
+
+def _no_source() -> None:
+    Mixture()
+
+
+def _bad_name() -> None:
+    Mixture(train=StationaryNoise())
+
+
+def _bad_shape() -> None:
+    Mixture(tone=tone)(torch.zeros(2, T, F, dtype=torch.complex64))
+
+
+def _not_started() -> None:
+    Mixture(noise=NMFNoise(2))(torch.zeros(T, F, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (_no_source, ValueError, "no source given"),
+        (_bad_name, ValueError, "cannot be called 'train'.*rename"),
+        (_bad_shape, ValueError, r"shape \(2, 6, 5\); expected \(T, F\)"),
+        (_not_started, RuntimeError, r"call model.start\(x\)"),
+    ],
+)
+def test_mistakes_are_explained(act: Callable[[], None], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        act()
+
+
+def test_masked_bins_have_no_likelihood() -> None:
+    x = torch.randn(T, F, dtype=torch.complex64)
+    observed = torch.rand(T, F) > 0.4
+    trace = poutine.trace(Mixture(tone=tone)).get_trace(x, observed)
+    trace.compute_log_prob()
+    expected: Tensor = tone(pyro.plate("frames", T, dim=-1)).log_prob(x) * observed
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected.sum(-1))
