@@ -166,7 +166,7 @@ def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor) -> tu
     """Accept or reject every block. A proposal whose ratio is NaN is rejected; from a dead point any live one is accepted."""
     assert old.log_density is not None and new.log_density is not None
     escaped = old.log_density.isneginf() & new.log_density.isfinite()
-    log_ratio = torch.where(escaped, torch.zeros_like(log_ratio), log_ratio.nan_to_num(nan=-torch.inf, posinf=0.0))
+    log_ratio = torch.where(escaped, torch.zeros_like(log_ratio), log_ratio.nan_to_num(nan=-torch.inf, posinf=0.0, neginf=-torch.inf))
     acceptance = log_ratio.clamp_max(0.0).exp()
     accepted = torch.rand_like(log_ratio).log() < log_ratio
     gradient = None
@@ -193,7 +193,7 @@ def _root(value: StepSize) -> StepSize:
 
 
 def _dead_if_nan(log_density: Tensor) -> Tensor:
-    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def _detached(position: Position) -> Position:
