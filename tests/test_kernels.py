@@ -1,0 +1,213 @@
+"""Samplers against closed forms: means and second moments inside ESS-gated bounds (see ``assert_moments``)."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppse.infer import Info, Kernel, LogDensity, Position, State, hmc, langevin, log_density, mala, metropolis, sample
+from ppse.testing import KernelFactory, assert_moments, check_kernel
+
+T, L, D, CHAINS = 4, 2, 3, 32
+DECODER = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.2, -0.6]], dtype=torch.float64)
+NOISE = 0.6  # standard deviation of the observation
+OBSERVED = torch.linspace(-2, 2, T * D, dtype=torch.float64).reshape(T, D).sin()
+LATENCY = torch.tensor([0.2, 1.0, 3.0, 0.7], dtype=torch.float64)
+
+# step size per frame and per utterance, draws kept, thinning
+SETTINGS: dict[str, tuple[KernelFactory, float, float, int]] = {
+    "metropolis": (metropolis, 0.7, 0.35, 12),
+    "mala": (mala, 0.6, 0.3, 4),
+    "hmc": (lambda target, step_size: hmc(target, step_size, steps=6), 0.45, 0.35, 1),
+}
+KERNELS = pytest.mark.parametrize("name", list(SETTINGS))
+BLOCKS = pytest.mark.parametrize("block", [("frames",), ()], ids=["frame", "utterance"])
+
+
+def linear_gaussian() -> None:
+    """z_t ~ N(0, I), x_t | z_t ~ N(A z_t, s^2 I)."""
+    with pyro.plate("frames", T, dim=-1):
+        z = pyro.sample("z", dist.Normal(OBSERVED.new_zeros(L), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ DECODER.mT, NOISE).to_event(1), obs=OBSERVED)
+
+
+def closed_form(temperature: float = 1.0, power: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Mean (T, L) and covariance (L, L) of the posterior of :func:`linear_gaussian`, tempered."""
+    precision = torch.eye(L, dtype=torch.float64) + power / NOISE**2 * DECODER.mT @ DECODER
+    covariance = torch.linalg.inv(precision)
+    return power / NOISE**2 * OBSERVED @ DECODER @ covariance, covariance * temperature
+
+
+def skewed() -> None:
+    """g_t ~ Gamma(1.5, 1), x_t | g_t ~ Exponential(g_t): the posterior is Gamma(2.5, 1 + x_t), sampled as log g_t."""
+    with pyro.plate("frames", T, dim=-1):
+        g = pyro.sample("g", dist.Gamma(LATENCY.new_tensor(1.5), LATENCY.new_tensor(1.0)))
+        pyro.sample("x", dist.Exponential(g), obs=LATENCY)
+
+
+def _draws(model: Callable[[], None], name: str, block: tuple[str, ...], num_samples: int = 400, **options: float) -> dict[str, Tensor]:
+    factory, per_frame, per_utterance, thin = SETTINGS[name]
+    target = log_density(model, chains=CHAINS, block=block, **options)  # type: ignore[arg-type]  # floats by name
+    kernel = factory(target, per_frame if block else per_utterance)
+    return sample(target, kernel, target.init(), num_samples, warmup=100, thin=thin).values
+
+
+@KERNELS
+@BLOCKS
+def test_linear_gaussian_posterior(name: str, block: tuple[str, ...]) -> None:
+    mean, covariance = closed_form()
+    draws = _draws(linear_gaussian, name, block)["z"]
+    assert_moments(draws, mean, mean.square() + covariance.diagonal())
+    # Another direction, where the correlation of the two latents counts.
+    total = mean.sum(-1)
+    assert_moments(draws.sum(-1), total, total.square() + covariance.sum())
+
+
+@KERNELS
+@BLOCKS
+def test_skewed_posterior_of_a_constrained_site(name: str, block: tuple[str, ...]) -> None:
+    rate = 1 + LATENCY
+    assert_moments(_draws(skewed, name, block)["g"], 2.5 / rate, 2.5 * 3.5 / rate.square())
+
+
+@pytest.mark.parametrize(("temperature", "power"), [(2.0, 1.0), (1.0, 0.4), (0.5, 2.0)])
+def test_temperature_and_likelihood_power(temperature: float, power: float) -> None:
+    mean, covariance = closed_form(temperature, power)
+    draws = _draws(linear_gaussian, "hmc", ("frames",), temperature=temperature, likelihood_power=power)["z"]
+    assert_moments(draws, mean, mean.square() + covariance.diagonal())
+
+
+def test_unadjusted_langevin_has_exactly_the_bias_of_its_discretisation() -> None:
+    """On a Gaussian with precision P the stationary covariance is (P (I - h P / 4))^-1, the mean exact."""
+    step_size = 0.15
+    mean, covariance = closed_form()
+    precision = torch.linalg.inv(covariance)
+    biased = torch.linalg.inv(precision @ (torch.eye(L, dtype=torch.float64) - step_size / 4 * precision))
+    target = log_density(linear_gaussian, chains=CHAINS)
+    draws = sample(target, langevin(target, step_size), target.init(), 1500, warmup=200, thin=2).values["z"]
+    assert_moments(draws, mean, mean.square() + biased.diagonal())
+    with pytest.raises(AssertionError, match="second moment is off"):
+        assert_moments(draws, mean, mean.square() + covariance.diagonal())
+    # The bias shrinks with the step: within 2 % of the posterior variance at a tenth of it.
+    assert ((torch.linalg.inv(precision @ (torch.eye(L, dtype=torch.float64) - 0.015 / 4 * precision)) / covariance - 1).diagonal().abs() < 0.02).all()
+
+
+@pytest.mark.parametrize("name", ["langevin", *SETTINGS])
+def test_batch_of_utterances(name: str) -> None:
+    """Utterances of a batch do not touch one another: every one has its own posterior."""
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).reshape(3, 1, 1)
+
+    def model() -> None:
+        with pyro.plate("utterances", 3, dim=-3), pyro.plate("frames", 2, dim=-1):
+            z = pyro.sample("z", dist.Normal(scale.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=4 * scale.expand(3, 1, 2))
+
+    target = log_density(model, chains=CHAINS, block=())
+    factory, _, step_size, thin = SETTINGS.get(name, (langevin, 0.0, 0.02, 10))
+    found = sample(target, factory(target, step_size), target.init(), 400, warmup=100, thin=thin).values["z"]
+    mean = (2 * scale).expand(3, 1, 2)[:, 0]
+    variance = 0.5 / (1 - (0.02 / 4 * 2 if name == "langevin" else 0))
+    assert found.shape == (400, 3, CHAINS, 2)
+    assert_moments(found.transpose(1, 2), mean, mean.square() + variance)
+
+
+@pytest.mark.parametrize("kernel", [metropolis, mala, hmc])
+def test_contract_of_adjusted_kernels(kernel: KernelFactory) -> None:
+    check_kernel(kernel)
+
+
+def test_contract_of_langevin() -> None:
+    check_kernel(langevin, adjusted=False)
+
+
+def test_a_dead_start_is_left_for_any_live_point() -> None:
+    def model() -> None:
+        with pyro.plate("frames", 2, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.factor("edge", torch.where(z > 3, -torch.inf, 0.0))
+
+    target = log_density(model, chains=2)
+    kernel = metropolis(target, 2.0)
+    state = kernel.init({"z": torch.full((2, 2), 4.0, dtype=torch.float64)})
+    assert state.log_density is not None and state.log_density.isneginf().all()
+    for _ in range(50):
+        state, _ = kernel.step(state)
+    assert (state.position["z"] < 3).all()
+
+
+def test_sample_thins_goes_on_and_reports() -> None:
+    target = log_density(linear_gaussian, chains=2)
+    kernel, start, seen = mala(target, 0.3), target.init(), []
+    pyro.set_rng_seed(1)
+    every = sample(target, kernel, start, 6, callback=lambda step, state, info: seen.append(step))
+    pyro.set_rng_seed(1)
+    first = sample(target, kernel, start, 1, warmup=1, thin=2)
+    rest = sample(target, kernel, first.state, 3)
+    assert seen == list(range(6)) and every.values["z"].shape == (6, 2, T, L)
+    assert torch.equal(first.values["z"][0], every.values["z"][2]) and torch.equal(rest.values["z"], every.values["z"][3:])
+    assert every.stats.acceptance.shape == (6, 2, T)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        sample(target, kernel, start, 0)
+    with pytest.raises(ValueError, match="steps=0"):
+        hmc(target, 0.1, steps=0)
+
+
+def _without_way_back(target: LogDensity, step_size: float | Tensor) -> Kernel:
+    """MALA without the ratio of the proposals."""
+    right = mala(target, step_size)
+
+    def step(state: State) -> tuple[State, Info]:
+        assert state.log_density is not None and state.gradient is not None
+        proposal = {k: v + 0.5 * step_size * state.gradient[k] + step_size**0.5 * torch.randn_like(v) for k, v in state.position.items()}
+        new = right.init(proposal)
+        assert new.log_density is not None and new.gradient is not None
+        ratio = (new.log_density - state.log_density).clamp_max(0)
+        accepted = torch.rand_like(ratio).log() < ratio
+        mask = target.spread(accepted, "z")
+        position: Position = {"z": torch.where(mask, new.position["z"], state.position["z"])}
+        return right.init(position), Info(ratio.exp(), accepted, new.log_density, ~new.log_density.isfinite())
+
+    return Kernel(right.init, step)
+
+
+def test_moments_notice_a_wrong_sampler() -> None:
+    mean, covariance = closed_form()
+    target = log_density(linear_gaussian, chains=CHAINS)
+    draws = sample(target, _without_way_back(target, 0.6), target.init(), 400, warmup=100, thin=4).values["z"]
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_moments(draws, mean, mean.square() + covariance.diagonal())
+
+
+def _stale_gradient(target: LogDensity, step_size: float | Tensor) -> Kernel:
+    right = mala(target, step_size)
+
+    def step(state: State) -> tuple[State, Info]:
+        new, info = right.step(state)
+        return State(new.position, new.log_density, state.gradient), info
+
+    return Kernel(right.init, step)
+
+
+def _accepts_all_together(target: LogDensity, step_size: float | Tensor) -> Kernel:
+    """One decision for all blocks: NaN in one of them stops the others."""
+    right = metropolis(target, step_size)
+
+    def step(state: State) -> tuple[State, Info]:
+        new, info = right.step(state)
+        keep = info.accepted.all()
+        assert new.log_density is not None and state.log_density is not None
+        position = {k: torch.where(keep, new.position[k], state.position[k]) for k in new.position}
+        return State(position, torch.where(keep, new.log_density, state.log_density), None), info
+
+    return Kernel(right.init, step)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"), [(_stale_gradient, "State.gradient"), (_accepts_all_together, "disturbs other blocks|another chain")]
+)
+def test_contract_notices_a_broken_kernel(broken: KernelFactory, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_kernel(broken)
