@@ -160,7 +160,10 @@ def _run(model: Any, *shape: Any, chains: int = 0) -> tuple[ComplexNormal, pouti
     x = _recording(dtype, *sizes)
     with torch.no_grad(), pyro.plate("chains", chains, dim=-2) if chains else nullcontext():
         traced = poutine.trace(model)
-        law = traced(x)["source"]
+        try:
+            law = traced(x)["source"]
+        except (RuntimeError, ValueError) as error:
+            raise AssertionError(f"the source fails in a mixture with x of shape {tuple(sizes)}: {error}") from error
     return law, traced.trace
 
 
@@ -195,7 +198,7 @@ def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, li
     try:
         law, trace = _run(handled, *lead, n_frames, n_freqs, dtype, chains=chains)
         _assert_law(law, full, source, dtype)
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except AssertionError as error:
         raise AssertionError(
             f"{where}: {error}. A parameter that is read outside of the frames plate is (C, 1) + E under chains: give it its dims "
             f"by unsqueeze before it meets frames or frequency; and read one of every frame inside of the plate first"
@@ -244,12 +247,14 @@ def _is_plate(site: dict[str, Any]) -> bool:
 def _check_gradients(source: Source, n_frames: int, n_freqs: int, aside: Sequence[str]) -> None:
     x = _recording(torch.complex128, n_frames, n_freqs)
     model = _started(source, x)
-    poutine.trace(model).get_trace(x).log_prob_sum().backward()
-    for name, parameter in model.named_parameters():
-        inner = name.removeprefix("source.")
-        if parameter.requires_grad and not any(inner == a or inner.startswith(f"{a}.") for a in aside):
+    parameters = {name.removeprefix("source."): p for name, p in model.named_parameters() if p.requires_grad}
+    value = poutine.trace(model).get_trace(x).log_prob_sum()
+    if value.requires_grad:
+        value.backward()
+    for name, parameter in parameters.items():
+        if not any(name == a or name.startswith(f"{a}.") for a in aside):
             reached = parameter.grad is not None and bool(parameter.grad.any())
-            assert reached, f"no gradient of the log-likelihood reaches the parameter '{inner}'; name it in aside=… if only a guide uses it"
+            assert reached, f"no gradient of the log-likelihood reaches the parameter '{name}'; name it in aside=… if only a guide uses it"
 
 
 def _check_start(source: Source, n_frames: int, n_freqs: int) -> None:
@@ -264,7 +269,7 @@ def _check_start(source: Source, n_frames: int, n_freqs: int) -> None:
     alone = dict(fresh.named_parameters())
     for name, parameter in used.named_parameters():
         assert name in alone and torch.equal(parameter, alone[name]), (
-            f"start on a second recording leaves the parameter '{name.removeprefix('source.')}' as the first one made it; set it in start"
+            f"start on a second recording leaves the parameter '{name.removeprefix('source.').removesuffix('_unconstrained')}' as the first one made it; set it in start"
         )
 
 
