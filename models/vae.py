@@ -21,14 +21,14 @@ class VAESpeech(PyroModule):
     """z_t ~ N(0, I_L), s_t | z_t ~ CN(0, diag exp d(z_t) + POWER_FLOOR); frames are independent given the latents.
 
     Site: ``z``, one vector of L per frame. The decoder d is a perceptron; ``encoder`` is the matching
-    approximate posterior for *clean* frames, and ``noisy_encoder`` (optional) one for frames of a noisy
-    recording, with the whole recording as context (:class:`ContextEncoder`).
+    approximate posterior for *clean* frames, and ``noisy_encoder`` (optional) one for a noisy
+    recording, with all of it as context (:class:`NoisyEncoder`).
 
     Args:
         n_freqs: F.
         n_latent: L, dimension of z.
         hidden: sizes of the tanh layers of the decoder; the encoder has them in reverse.
-        context: size of the recurrent layers of ``noisy_encoder``; 0 for none.
+        context: size of the recurrent layers of the noisy encoder; 0 for none.
 
     References:
         Leglaive, Girin & Horaud (2018); Sadeghi et al. (2020), Audio-visual speech enhancement using
@@ -41,7 +41,7 @@ class VAESpeech(PyroModule):
         self.n_freqs, self.n_latent = n_freqs, n_latent
         self.decoder = _perceptron([n_latent, *hidden, n_freqs])
         self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)))
-        self.noisy_encoder = ContextEncoder(n_freqs, n_latent, context) if context else None
+        self.mask = SpeechMask(n_freqs, n_latent, context) if context else None
 
     @classmethod
     def pretrained(cls, name: str = "vae") -> Self:
@@ -53,6 +53,11 @@ class VAESpeech(PyroModule):
             WeightsError: when there is no such file, or it does not hold a VAESpeech.
         """
         return load(cls, name)
+
+    @property
+    def noisy_encoder(self) -> NoisyEncoder | None:
+        """The approximate posterior for noisy recordings; None without ``context``."""
+        return None if self.mask is None else NoisyEncoder(self.mask, self.encoder)
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
@@ -80,11 +85,12 @@ class FrameEncoder(nn.Module):
         return loc, scale.sigmoid()  # never wider than the prior: rare wide frames would ruin the ELBO
 
 
-class ContextEncoder(nn.Module):
-    """Mean and standard deviation of z_t from the whole recording: an encoder for *noisy* speech.
+class SpeechMask(nn.Module):
+    """How much of every bin of a noisy recording is speech, with the whole recording as context.
 
-    Two bidirectional GRU layers over log(|x|^2 + floor) and its mean over time, which tells the network
-    what is stationary. Maps an STFT (…, T, F) of unit level to a pair of (…, T, L).
+    A recurrent network sees log(|x|^2 + floor) and its mean over time, which tells it what is stationary. Maps
+    an STFT (…, T, F) of unit level to a magnitude mask (…, T, F) in (0, 1) and to the standard deviations
+    (…, T, L) of the latents of what the mask leaves.
     """
 
     def __init__(self, n_freqs: int, n_latent: int, size: int) -> None:
@@ -92,15 +98,29 @@ class ContextEncoder(nn.Module):
         self.now = nn.Linear(n_freqs, size)
         self.background = nn.Linear(n_freqs, size, bias=False)
         self.memory = nn.GRU(size, size, num_layers=2, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * size, 2 * n_latent)
+        self.mask = nn.Linear(2 * size, n_freqs)
+        self.scale = nn.Linear(2 * size, n_latent)
+        nn.init.constant_(self.mask.bias, 2.0)  # nearly all is speech: training starts at the clean encoder
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = log_power(x)
         embedded = torch.relu(self.now(features) + self.background(features.mean(-2, keepdim=True)))
-        lead = embedded.shape[:-2]
         memory, _ = self.memory(embedded.reshape(-1, *embedded.shape[-2:]))
-        loc, scale = self.out(memory).reshape(*lead, x.shape[-2], -1).chunk(2, -1)
-        return loc, scale.sigmoid()
+        memory = memory.reshape(*x.shape[:-1], -1)
+        return self.mask(memory).sigmoid(), self.scale(memory).sigmoid()
+
+
+class NoisyEncoder(nn.Module):
+    """Mean and standard deviation of z_t for *noisy* speech: the clean encoder reads the masked recording."""
+
+    def __init__(self, mask: SpeechMask, encoder: FrameEncoder) -> None:
+        super().__init__()
+        self.mask, self.encoder = mask, encoder
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask, scale = self.mask(x)
+        loc, _ = self.encoder(x * mask)
+        return loc, scale
 
 
 def log_power(x: Tensor) -> Tensor:

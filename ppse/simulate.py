@@ -78,8 +78,8 @@ def nmf_variance(stft: STFT, count: int, frames: int, generator: torch.Generator
 
 
 def crowd(speech: Speech, count: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Three to ten other talkers at random levels, added up: (count, frames, F)."""
-    talkers = speech.segments(10 * count, frames, generator).reshape(count, 10, frames, -1)
-    on = torch.arange(10) < torch.randint(3, 11, (count, 1), generator=generator)
-    gain = torch.exp(0.5 * torch.randn(count, 10, generator=generator)) * on
+    """Four to twelve other talkers at random levels, added up: (count, frames, F)."""
+    talkers = speech.segments(12 * count, frames, generator).reshape(count, 12, frames, -1)
+    on = torch.arange(12) < torch.randint(4, 13, (count, 1), generator=generator)
+    gain = torch.exp(0.4 * torch.randn(count, 12, generator=generator)) * on
     return (talkers * gain[..., None, None]).sum(1)

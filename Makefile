@@ -1,0 +1,47 @@
+# Two commands do all set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/ppse demo
+
+test: lint $(VENV)/.wheel
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p ppse
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/speed.py
+	@echo "quality: $(BIN)/python benchmarks/quality.py --clean CLEAN_FOLDER --noise NOISE_FOLDER"
+
+# The wheel, tried where no checkout shadows it.
+$(VENV)/.wheel: $(VENV)/.test $(wildcard ppse/*.py ppse/*/*.py models/*.py guides/*.py)
+	rm -rf build dist $(VENV)/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	$(PIP) --no-deps --target $(VENV)/wheel dist/ppse-*.whl
+	cd $(VENV) && PYTHONPATH=wheel bin/python -P -c "import ppse.models, ppse.guides, ppse.cli; \
+	assert 'wheel' in ppse.__file__, ppse.__file__; ppse.models.VAESpeech.pretrained(); print('wheel: imports outside the checkout')"
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(PIP) -e '.[bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

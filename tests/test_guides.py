@@ -1,0 +1,78 @@
+from collections.abc import Callable
+
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from ppse import Mixture
+from ppse.guides import EncoderGuide, clean_guide, starting_guide
+from ppse.models import FrameGain, StationaryNoise, VAESpeech
+
+T, F, L = 6, 9, 3
+
+
+def _model(context: int = 4) -> Mixture:
+    return Mixture(a=FrameGain(VAESpeech(F, L, (5,), context)), noise=StationaryNoise(), b=VAESpeech(F, L, (5,)))
+
+
+@pytest.mark.parametrize("make", [clean_guide, starting_guide])
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+def test_guide_matches_the_model(make: Callable[[Mixture], EncoderGuide | None], lead: tuple[int, ...]) -> None:
+    model, x = _model(), torch.randn(*lead, T, F, dtype=torch.complex64)
+    model.start(x)
+    guide = make(model)
+    assert guide is not None
+    trace = poutine.trace(guide).get_trace(x)
+    proposed = {name: site["value"].shape for name, site in trace.nodes.items() if name.endswith(".z")}
+    assert proposed == {"a.z": (*lead, T, L), "b.z": (*lead, T, L)}
+    assert Trace_ELBO().differentiable_loss(model, guide, x).isfinite()
+    # The ELBO is the mean of log p - log q, by hand.
+    with poutine.seed(rng_seed=3):
+        loss = Trace_ELBO().differentiable_loss(model, guide, x)
+    with poutine.seed(rng_seed=3):
+        guided = poutine.trace(guide).get_trace(x)
+        joint = poutine.trace(poutine.replay(model, trace=guided)).get_trace(x)
+    torch.testing.assert_close(-loss, joint.log_prob_sum() - guided.log_prob_sum())
+
+
+def test_batch_equals_loop_and_gradients_reach_the_encoder() -> None:
+    vae, x = VAESpeech(F, L, (5,), 4), torch.randn(3, 1, T, F, dtype=torch.complex64)
+    for encoder in (vae.encoder, vae.noisy_encoder):
+        assert encoder is not None
+        guide = EncoderGuide({"speech.z": encoder})
+        loc, scale = guide.laws(x)["speech.z"]
+        assert loc.shape == scale.shape == (3, 1, T, L) and (scale > 0).all() and (scale <= 1).all()
+        for b in range(3):
+            torch.testing.assert_close(guide.laws(x[b, 0])["speech.z"][0], loc[b, 0])
+        guide.zero_grad()
+        (loc.sum() + scale.sum()).backward()
+        assert all(p.grad is not None and p.grad.any() for p in guide.parameters())
+
+
+def test_clean_encoder_sees_one_frame_and_the_noisy_one_all() -> None:
+    vae, x = VAESpeech(F, L, (5,), 4), torch.randn(T, F, dtype=torch.complex64)
+    other = x.clone()
+    other[0] *= 3
+
+    def changed(encoder: torch.nn.Module) -> Tensor:
+        return (encoder(x)[0] != encoder(other)[0]).any(-1)
+
+    assert vae.noisy_encoder is not None
+    assert changed(vae.encoder).tolist() == [True] + [False] * (T - 1)
+    assert changed(vae.noisy_encoder).all()
+
+
+def test_encoders_do_not_depend_on_the_phase() -> None:
+    vae, x = VAESpeech(F, L, (5,), 4), torch.randn(T, F, dtype=torch.complex64)
+    turned = x * torch.polar(torch.ones(T, F), torch.rand(T, F))
+    for encoder in (vae.encoder, vae.noisy_encoder):
+        assert encoder is not None
+        torch.testing.assert_close(encoder(x)[0], encoder(turned)[0], atol=1e-5, rtol=0)
+
+
+def test_no_encoder_means_no_guide() -> None:
+    assert starting_guide(Mixture(noise=StationaryNoise())) is None
+    model = _model(0)
+    assert starting_guide(model) is not None  # falls back to the clean encoder
