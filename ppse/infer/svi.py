@@ -36,7 +36,8 @@ def fit(
     elbo = elbo or Trace_ELBO()
     elbo.differentiable_loss(model, guide, *args)  # automatic guides make their parameters on the first call
     modules = [m for m in (model, guide) if isinstance(m, nn.Module)]
-    optimiser = torch.optim.Adam([p for m in modules for p in m.parameters() if p.requires_grad], lr=learning_rate)
+    parameters = dict.fromkeys(p for m in modules for p in m.parameters() if p.requires_grad)  # model and guide may share a network
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     losses: list[float] = []
     for step in range(steps):
         optimiser.zero_grad()
