@@ -1,7 +1,8 @@
 """Scores of an enhanced recording against the clean one: SI-SDR, PESQ (which band is always said), STOI, ESTOI, and their uncertainty.
 
-A score that is not defined for a pair of signals is NaN: PESQ when it finds no utterance or less than a quarter of a
-second, STOI when fewer than 30 frames (0.4 s) are left without the pauses, everything when the reference is silent.
+A score that is not defined for a pair of signals is NaN: PESQ when the estimate is silent, or when it finds no utterance or
+less than a quarter of a second, STOI when fewer than 30 frames (0.4 s) are left without the pauses, everything when the
+reference is silent.
 """
 
 from __future__ import annotations
@@ -125,15 +126,15 @@ def _pair(reference: ArrayLike, estimate: ArrayLike) -> tuple[Signal, Signal]:
     return s, e
 
 
-def _perceptual(reference: ArrayLike, estimate: ArrayLike, rate: int) -> tuple[Signal, Signal, bool]:
-    """Both waveforms at 16 kHz, and whether the reference has any sound."""
+def _perceptual(reference: ArrayLike, estimate: ArrayLike, rate: int) -> tuple[Signal, Signal]:
+    """Both waveforms at 16 kHz."""
     s, e = (resample(wave.astype(np.float32), rate, RATE).astype(np.float64) for wave in _pair(reference, estimate))
-    return s, e, bool(s.any())
+    return s, e
 
 
 def _pesq(reference: ArrayLike, estimate: ArrayLike, rate: int, mode: str) -> float:
-    s, e, sounding = _perceptual(reference, estimate, rate)
-    if not sounding:
+    s, e = _perceptual(reference, estimate, rate)
+    if not s.any() or not e.any():
         return math.nan
     try:
         return float(pesq.pesq(RATE, s, e, mode))
@@ -142,14 +143,14 @@ def _pesq(reference: ArrayLike, estimate: ArrayLike, rate: int, mode: str) -> fl
 
 
 def _stoi(reference: ArrayLike, estimate: ArrayLike, rate: int, extended: bool) -> float:
-    s, e, sounding = _perceptual(reference, estimate, rate)
-    if not sounding or s.size < RATE // 10:  # shorter than the frames that it is cut into
+    s, e = _perceptual(reference, estimate, rate)
+    if not s.any() or s.size < RATE // 10:  # shorter than the frames that it is cut into
         return math.nan
     generator = np.random.get_state()
     np.random.seed(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
+            warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
             return float(pystoi.stoi(s, e, RATE, extended=extended))
     except RuntimeWarning:  # it would return 1e-5, which is no score
         return math.nan
