@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppse.infer import TARGET_ACCEPTANCE, Kernel, LogDensity, StepSizeAdapter, adapt_step_size, hmc, log_density, mala, mcmc_e_step, metropolis, sample
+from ppse.infer import (
+    TARGET_ACCEPTANCE,
+    Kernel,
+    LogDensity,
+    StepSizeAdapter,
+    adapt_step_size,
+    hmc,
+    log_density,
+    mala,
+    mcmc_e_step,
+    metropolis,
+    sample,
+)
 from ppse.testing import KernelFactory
 
 SCALES = torch.tensor([0.01, 0.3, 1.0, 20.0], dtype=torch.float64)

@@ -11,7 +11,20 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppse.infer import (
-    EStep, Expectation, Info, Position, em, gradient_m_step, guide_e_step, hmc, langevin, log_density, mala, mcmc_e_step, metropolis, point_e_step,
+    EStep,
+    Expectation,
+    Info,
+    Position,
+    em,
+    gradient_m_step,
+    guide_e_step,
+    hmc,
+    langevin,
+    log_density,
+    mala,
+    mcmc_e_step,
+    metropolis,
+    point_e_step,
 )
 
 T, NOISE = 60, 0.5

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ppse import STFT, weights
+from ppse.corpus import Speech, speaker, split
+from ppse.models import VAESpeech
+from ppse.training import Epoch, Schedule, at_random_level, floored, noisy_segments, train, train_noisy_encoder
+
+STFT_SMALL = STFT(64, 16)
+SCHEDULE = Schedule(epochs=5, learning_rate=5e-3, seed=3)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Three speakers, two files each: a voice is a comb of harmonics that comes and goes."""
+    rng = np.random.default_rng(0)
+    time = np.arange(16_000) / 16_000
+    paths = []
+    for voice, pitch in enumerate((110.0, 170.0, 230.0)):
+        for take in range(2):
+            sound = sum(np.sin(2 * np.pi * pitch * k * time + rng.uniform(0, 6)) / k for k in range(1, 15))
+            wave = sound * (1 + np.sin(2 * np.pi * 3 * time)) + 0.01 * rng.standard_normal(time.size)
+            paths.append(tmp_path / f"v{voice}-{take}.wav")
+            soundfile.write(paths[-1], 0.05 * wave, 16_000)
+    return paths
+
+
+def _speech(files: list[Path]) -> tuple[Speech, Speech]:
+    training, validation = split(files, fraction=0.4, seed=0)
+    return Speech(training, STFT_SMALL), Speech(validation, STFT_SMALL)
+
+
+def _vae(context: int = 0) -> VAESpeech:
+    return VAESpeech(STFT_SMALL.n_freqs, 2, (12,), context)
+
+
+def test_held_out_speakers_are_disjoint(files: list[Path]) -> None:
+    for seed in range(5):
+        training, validation = split(files, fraction=0.4, seed=seed)
+        assert training and validation and sorted(training + validation) == sorted(files)
+        assert not {speaker(f) for f in training} & {speaker(f) for f in validation}
+    assert split(files, seed=1) == split(list(reversed(files)), seed=1)
+    assert len({tuple(split(files, fraction=0.4, seed=seed)[1]) for seed in range(10)}) > 1
+    with pytest.raises(ValueError, match="at least two"):
+        split(files[:2])
+
+
+def test_the_loss_falls_and_the_best_weights_are_kept(files: list[Path], tmp_path: Path) -> None:
+    vae, out = _vae(), tmp_path / "out.safetensors"
+    log = train(vae, *_speech(files), out, SCHEDULE, batch=128, card={"data": "combs"})
+    assert [e.epoch for e in log] == list(range(5))
+    assert log[-1].training < log[0].training - 1 and log[-1].validation < log[0].validation - 1
+    best = min(log, key=lambda e: e.validation)
+    card = weights.card(out)
+    assert card["epoch"] == best.epoch and card["validation_loss"] == best.validation and card["data"] == "combs"
+    loaded = VAESpeech.pretrained(str(out)).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in vae.state_dict().items())
+    assert not out.with_suffix(".resume").exists()
+
+
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
+@pytest.mark.parametrize("stage", ["vae", "noisy encoder"])
+def test_a_resumed_run_equals_one_without_a_break(files: list[Path], tmp_path: Path, stage: str) -> None:
+    def run(name: str, stop_after: int | None) -> tuple[dict[str, torch.Tensor], dict[str, str], list[Epoch]]:
+        def report(epoch: Epoch, _: list[Epoch]) -> None:
+            if epoch.epoch == stop_after:
+                raise Interrupted
+
+        torch.manual_seed(7)
+        vae = _vae(4)
+        if stage == "vae":
+            log = train(vae, *_speech(files), tmp_path / name, SCHEDULE, batch=128, report=report)
+        else:
+            log = train_noisy_encoder(vae, *_speech(files), tmp_path / name, SCHEDULE._replace(epochs=3), batch=2, frames=16, report=report)
+        return *weights.read(tmp_path / name), log
+
+    whole, card, log = run("whole.safetensors", None)
+    with pytest.raises(Interrupted):
+        run("broken.safetensors", 1)
+    assert (tmp_path / "broken.resume").exists()
+    resumed, resumed_card, resumed_log = run("broken.safetensors", None)
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert resumed_card == card
+    assert [e._replace(seconds=0) for e in resumed_log] == [e._replace(seconds=0) for e in log]
+
+
+def test_training_leaves_the_random_generator_alone(files: list[Path], tmp_path: Path) -> None:
+    vae, speech = _vae(), _speech(files)
+    before = torch.random.get_rng_state()
+    train(vae, *speech, tmp_path / "out.safetensors", SCHEDULE._replace(epochs=1), batch=512)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_patience_stops_a_run_that_gets_no_better(files: list[Path], tmp_path: Path) -> None:
+    frozen = SCHEDULE._replace(epochs=20, learning_rate=0.0, final_learning_rate=0.0, patience=2)
+    log = train(_vae(), *_speech(files), tmp_path / "out.safetensors", frozen, batch=512)
+    assert len(log) == 3  # the first is the best, two more are no better
+
+
+def test_a_foreign_resume_file_is_refused(files: list[Path], tmp_path: Path) -> None:
+    weights.write(_vae(), tmp_path / "out.resume", {})
+    with pytest.raises(weights.WeightsError, match="not the state of an unfinished training; delete it"):
+        train(_vae(), *_speech(files), tmp_path / "out.safetensors", SCHEDULE)
+
+
+@pytest.mark.slow
+def test_noisy_encoder_learns_while_the_prior_stays(files: list[Path], tmp_path: Path) -> None:
+    vae, speech = _vae(6), _speech(files)
+    train(vae, *speech, tmp_path / "vae.safetensors", SCHEDULE, batch=128)
+    before = {key: value.clone() for key, value in vae.state_dict().items()}
+    log = train_noisy_encoder(vae, *speech, tmp_path / "out.safetensors", SCHEDULE._replace(epochs=4), batch=4, frames=32)
+    assert log[-1].validation < log[0].validation
+    changed = {key.split(".")[0] for key, value in vae.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed and not changed & {"decoder", "encoder"}
+
+
+def test_a_vae_without_noisy_encoder_is_refused(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no noisy encoder; build it with VAESpeech\(context"):
+        train_noisy_encoder(_vae(), *_speech(files), tmp_path / "out.safetensors")
+
+
+def test_segments_have_the_level_and_shape_that_training_expects(files: list[Path]) -> None:
+    speech = Speech(files, STFT_SMALL)
+    clean = speech.segments(200, 8, torch.Generator().manual_seed(0))
+    assert clean.shape == (200, 8, 33)
+    assert 0.7 < clean.abs().square().mean() < 1.3
+    first, again = (speech.segments(4, 8, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, again)
+    levels = at_random_level(clean, torch.Generator().manual_seed(0)).abs().square().mean((-2, -1)) / clean.abs().square().mean((-2, -1))
+    decibels = 10 * levels.log10()
+    assert decibels.min() > -12.1 and decibels.max() < 3.1 and decibels.std() > 3
+    torch.testing.assert_close(floored(clean).abs().square(), clean.abs().square() + 1e-4)
+    a, b = noisy_segments(speech, 6, 16, torch.Generator().manual_seed(0))
+    assert a.shape == b.shape == (6, 1, 16, 33)
