@@ -9,7 +9,7 @@ from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
 from ..mixture import Followable, Frames, Source, Startable
-from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
+from ._multiplicative import over_draws, per_draw_averages, scaled
 
 
 class FrameGain(PyroModule):
@@ -24,6 +24,8 @@ class FrameGain(PyroModule):
         Leglaive, Girin & Horaud (2018), A variance modeling framework based on variational autoencoders
         for speech enhancement.
     """
+
+    gain: Tensor
 
     def __init__(self, source: Source) -> None:
         super().__init__()

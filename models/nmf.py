@@ -32,6 +32,8 @@ class NMFNoise(PyroModule):
     """
 
     dictionary: Tensor | None
+    W: Tensor
+    H: Tensor
 
     def __init__(self, rank: int = 8, dictionary: Tensor | None = None) -> None:
         super().__init__()

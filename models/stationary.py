@@ -18,6 +18,8 @@ class StationaryNoise(PyroModule):
     Parameter of one recording, made by :meth:`start`: ``spectrum`` (F,), or (B, 1, 1, F) in a batch.
     """
 
+    spectrum: Tensor
+
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Starts at the mean power of x over the observed frames. Not random."""
         power = x.real.square() + x.imag.square()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -46,7 +47,7 @@ class ComplexNormal(TorchDistribution):
     def __add__(self, other: ComplexNormal) -> ComplexNormal:
         return ComplexNormal(self.loc + other.loc, self.var + other.var)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ComplexNormal:
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: object = None) -> ComplexNormal:
         shape = torch.Size(batch_shape)
         return ComplexNormal(self.loc.expand(shape), self.var.expand(shape), validate_args=False)
 
@@ -58,7 +59,7 @@ class ComplexNormal(TorchDistribution):
     def variance(self) -> Tensor:
         return self.var
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch)
+    def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch)
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)  # E|noise|^2 = 1
         return self.loc + self.var.sqrt() * noise

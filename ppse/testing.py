@@ -154,7 +154,7 @@ def _started(source: Source, x: Tensor) -> Mixture:
     return model
 
 
-def _run(model: Any, *shape: Any, chains: int = 0) -> tuple[ComplexNormal, poutine.Trace]:
+def _run(model: Any, *shape: Any, chains: int = 0) -> tuple[ComplexNormal, Any]:
     """Law and trace of the model (under handlers) for a recording of this shape, and of the dtype that comes last."""
     *sizes, dtype = shape
     x = _recording(dtype, *sizes)
@@ -231,7 +231,7 @@ def _prior(site: dict[str, Any]) -> dist.Distribution:
     return law.to_event(len(law.batch_shape))
 
 
-def _params(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+def _params(trace: Any) -> dict[str, dict[str, Any]]:
     """Parameters by name, but for the weights of networks ("net$$$0.weight"), which nobody lifts one by one."""
     return {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
 
@@ -248,7 +248,8 @@ def _check_gradients(source: Source, n_frames: int, n_freqs: int, aside: Sequenc
     x = _recording(torch.complex128, n_frames, n_freqs)
     model = _started(source, x)
     parameters = {name.removeprefix("source."): p for name, p in model.named_parameters() if p.requires_grad}
-    value = poutine.trace(model).get_trace(x).log_prob_sum()
+    trace: Any = poutine.trace(model).get_trace(x)
+    value = trace.log_prob_sum()
     if value.requires_grad:
         value.backward()
     for name, parameter in parameters.items():
@@ -268,8 +269,9 @@ def _check_start(source: Source, n_frames: int, n_freqs: int) -> None:
             model.start(second)
     alone = dict(fresh.named_parameters())
     for name, parameter in used.named_parameters():
+        own = name.removeprefix("source.").removesuffix("_unconstrained")
         assert name in alone and torch.equal(parameter, alone[name]), (
-            f"start on a second recording leaves the parameter '{name.removeprefix('source.').removesuffix('_unconstrained')}' as the first one made it; set it in start"
+            f"start on a second recording leaves the parameter '{own}' as the first one made it; set it in start"
         )
 
 
@@ -286,12 +288,12 @@ def _check_update(source: Source, n_frames: int, n_freqs: int, chains: int = 3) 
     own: Any = started.sources["source"]
     model = Mixture(source=own, background=background)
     with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
-        trace = poutine.trace(model).get_trace(x)
+        trace: Any = poutine.trace(model).get_trace(x)
     draws = {k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"] and not _is_plate(s)}
 
     def evaluate() -> tuple[float, dict[str, ComplexNormal]]:
         with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
-            conditioned = poutine.trace(poutine.condition(model, data=draws))
+            conditioned: Any = poutine.trace(poutine.condition(model, data=draws))
             laws = conditioned(x)
         return conditioned.trace.log_prob_sum(lambda name, site: name == "x").item(), laws
 

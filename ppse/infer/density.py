@@ -38,7 +38,7 @@ class LogDensity:
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
         self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
-        trace = self._trace(model)
+        trace: Any = self._trace(model)
         self._transforms: dict[str, Transform] = {}
         self._plates: dict[str, dict[str, int]] = {}
         self._start: Position = {}
@@ -204,7 +204,7 @@ class LogDensity:
         # a random half what reaches further (a pair may be missed, a decoder that couples all frames alike is not).
         with torch.no_grad():
             before = self(self._start)
-            index = sum(torch.arange(n, device=before.device).reshape(-1, *(1,) * (len(self.shape) - 1 - i)) for i, n in enumerate(self.shape))
+            index = torch.stack(torch.meshgrid(*(torch.arange(n, device=before.device) for n in self.shape), indexing="ij")).sum(0)
             every_second, half = index % 2 == 0, torch.rand(self.shape, device=before.device) < 0.5
             for still in (every_second, ~every_second, half, ~half):
                 if bool(still.all()) or not bool(still.any()):

@@ -77,7 +77,8 @@ def mcmc_e_step(
         target_acceptance: what to tune it for.
     """
     adapter = StepSizeAdapter(step_size, target_acceptance)
-    position, current = start, torch.as_tensor(step_size)
+    position: Position = start
+    current = torch.as_tensor(step_size)
 
     def e_step(iteration: int) -> Expectation:
         nonlocal position, current
@@ -105,9 +106,9 @@ def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learni
     leaves = {k: v.clone().requires_grad_() for k, v in start.items()}
     optimiser = torch.optim.Adam(leaves.values(), lr=learning_rate)
 
-    def e_step(_: int) -> Expectation:
-        for _step in range(steps):
-            _, gradient = target.value_and_grad(leaves)
+    def e_step(iteration: int) -> Expectation:
+        for _ in range(steps):
+            gradient = target.value_and_grad(leaves)[1]
             for k, leaf in leaves.items():
                 leaf.grad = -gradient[k]
             optimiser.step()
@@ -137,7 +138,7 @@ def guide_e_step(
             elbo.differentiable_loss(model, own, *args).backward()
             optimiser.step()
         with torch.no_grad(), pyro.plate("chains", draws, dim=CHAINS_DIM):
-            trace = poutine.trace(own).get_trace(*args)
+            trace: Any = poutine.trace(own).get_trace(*args)
         return Expectation({name: site["value"] for name, site in trace.nodes.items() if _drawn(site)})
 
     return e_step
@@ -155,7 +156,8 @@ def gradient_m_step(
         for step in range(steps):
             optimiser.zero_grad()
             with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate("chains", chains, dim=CHAINS_DIM):
-                value = poutine.trace(poutine.condition(model, data=draws)).get_trace(*args).log_prob_sum() / chains
+                trace: Any = poutine.trace(poutine.condition(model, data=draws)).get_trace(*args)
+                value = trace.log_prob_sum() / chains
             (-value).backward()
             optimiser.step()
             first = first if step else value.item()
