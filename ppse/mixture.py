@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyro
 from pyro.nn import PyroModule
@@ -16,7 +16,7 @@ from .distributions import ComplexNormal
 VARIANCE_FLOOR = 1e-8
 """Smallest variance of an observed bin, for recordings of unit level: the one floor of the likelihood."""
 
-Frames = pyro.plate
+Frames: TypeAlias = pyro.plate
 """The frames plate (dim -1) that a mixture hands to its sources."""
 
 
@@ -84,6 +84,7 @@ class Mixture(PyroModule):
     Raises:
         ValueError: without any source, or when a source has a name that a module cannot have.
 
+    >>> import torch
     >>> from ppse.models import StationaryNoise
     >>> model = Mixture(noise=StationaryNoise())
     >>> x = torch.randn(5, 9, dtype=torch.complex64)
@@ -177,6 +178,7 @@ def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Complex
         laws: name → law of the source, (…, T, F).
         x: mixture, broadcasts against the laws.
 
+    >>> import torch
     >>> one = torch.ones(1, 1)
     >>> laws = {"s": ComplexNormal(0j, 3 * one), "n": ComplexNormal(0j, one)}
     >>> posterior(laws, one + 0j)["s"].loc.real.item()
