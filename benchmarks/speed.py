@@ -19,8 +19,8 @@ from torch import Tensor
 import ppse
 from ppse import STFT, methods
 from ppse.distributions import ComplexNormal
-from ppse.inference import infer
 from ppse.infer import log_density
+from ppse.inference import infer
 from ppse.methods import Method
 from ppse.models import NMFNoise, VAESpeech
 from ppse.stft import level

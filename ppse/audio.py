@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -95,13 +96,30 @@ def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int
     Raises:
         AudioError: when the folder cannot be written to, the disk is full, or the type does not exist.
     """
+    kind = Path(path).suffix.lower().lstrip(".").upper()
+    if kind not in soundfile.available_formats():
+        raise AudioError(f"{path}: '{Path(path).suffix}' is no audio type that can be written; use {', '.join(SUFFIXES)}")
+    _atomically(path, lambda file: soundfile.write(file, np.asarray(samples).T, rate, subtype=subtype, format=kind))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file atomically. Raises AudioError as :func:`write` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file atomically. Raises AudioError as :func:`write` does."""
+    _atomically(path, lambda file: file.write(data))
+
+
+def _atomically(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object]) -> None:
+    """Fill a temporary file beside the target, then move it there: the target is whole, or as it was."""
     target = Path(path)
-    kind = target.suffix.lower().lstrip(".")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=f".{kind}", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             try:
-                soundfile.write(file, np.asarray(samples).T, rate, subtype=subtype, format=kind.upper())
+                fill(file)
                 file.close()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, target)
@@ -109,7 +127,7 @@ def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{target}: cannot be written ({_reason(error)})") from error
+        raise AudioError(f"{target}: cannot be written ({_reason(error)}); check the folder, its permissions and the free space") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,6 @@ from .distributions import ComplexNormal
 from .infer import Expectation, Info, em, gradient_m_step
 from .methods import Method, Problem
 from .mixture import Mixture, posterior
-from .stft import level
 
 
 class Moments:
@@ -48,7 +47,10 @@ class Moments:
 
 
 class Inference(NamedTuple):
-    """What inference on one STFT gave: posterior laws by source, the objective per iteration (nats per observed bin), the last draws, and kernel Info per iteration."""
+    """What inference on one STFT gave.
+
+    Posterior laws by source, the objective per iteration (nats per observed bin), the last draws, kernel Info per iteration.
+    """
 
     sources: dict[str, ComplexNormal]
     objective: list[float]

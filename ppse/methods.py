@@ -15,7 +15,16 @@ from torch import Tensor
 
 from .guides import EncoderGuide, clean_guide, starting_guide
 from .infer import (
-    TARGET_ACCEPTANCE, EStep, guide_e_step, hmc, langevin, log_density, mala, mcmc_e_step, metropolis, point_e_step,
+    TARGET_ACCEPTANCE,
+    EStep,
+    guide_e_step,
+    hmc,
+    langevin,
+    log_density,
+    mala,
+    mcmc_e_step,
+    metropolis,
+    point_e_step,
 )
 from .mixture import Mixture
 
@@ -181,3 +190,7 @@ def amortised(
         return mcmc_e_step(target, lambda e: langevin(target, e), start, step_size=step_size, burn_in=steps - 1, settle=settle)
 
     return Method("amortised", e_step, starting_guide, iterations, average)
+
+
+ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em)
+"""The methods that commands and benchmarks offer, by their function names."""

@@ -64,7 +64,7 @@ def adapt_step_size(
         follow the target and are not kept.
     """
     if steps < 1 or not 0 < target_acceptance < 1 or not (step_size > 0 and math.isfinite(step_size)):
-        raise ValueError(f"adapt_step_size: steps={steps}, step_size={step_size}, target_acceptance={target_acceptance}; all must be positive, the last below 1")
+        raise ValueError(f"adapt_step_size: {steps=}, {step_size=}, {target_acceptance=}; all must be positive, the last below 1")
     adapter = StepSizeAdapter(step_size, target_acceptance)
     current: float | Tensor = step_size
     state = kernel(current).init(position)

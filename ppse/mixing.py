@@ -1,0 +1,106 @@
+"""Noisy corpora from clean speech and noise, with a manifest that says what every file is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from . import audio
+
+RATE = 16_000
+
+
+class Entry(TypedDict):
+    """One mixture: files relative to the manifest, length in samples, SNR in dB."""
+
+    utt_name: str
+    noisy_wav: str
+    clean_wav: str
+    noise_wav: str
+    length: int
+    noise_type: str
+    snr: float
+
+
+def noise_type(path: Path) -> str:
+    """Name of a noise: the file name without a trailing number.
+
+    >>> noise_type(Path("cafe-2.ogg")), noise_type(Path("street.wav"))
+    ('cafe', 'street')
+    """
+    return re.sub(r"[-_]?\d+$", "", path.stem.rsplit("_", 1)[-1]) or path.stem
+
+
+def mix(
+    clean: Iterable[str | os.PathLike[str]], noise: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], snrs: Sequence[float],
+    count: int | None = None, seed: int = 0, report: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write ``noisy/``, ``clean/``, ``noise/`` (32-bit float wav, 16 kHz, noisy = clean + noise) and ``manifest.json``.
+
+    Utterances come in random order without repetition until all are used; SNRs and noise files take turns, so all are
+    equally frequent. The SNR is that of the powers over the whole utterance. A noise starts at a random place and
+    is repeated when it is too short.
+
+    Args:
+        clean, noise: files, folders or patterns.
+        count: number of mixtures; as many as utterances unless given.
+        seed: same seed and files, same corpus.
+
+    Returns:
+        the path of the manifest.
+
+    Raises:
+        AudioError: when there is no audio, or a file is silent.
+    """
+    rng, root = np.random.default_rng(seed), Path(out)
+    speech_files, noise_files = audio.find(clean), audio.find(noise)
+    total = len(speech_files) if count is None else count
+    order = np.concatenate([rng.permutation(len(speech_files)) for _ in range(-(-total // len(speech_files)))])[:total]
+    noise_order = rng.permutation(len(noise_files))
+    manifest: dict[str, Entry] = {}
+    for i, choice in enumerate(order):
+        speech_file, snr = speech_files[choice], float(snrs[i % len(snrs)])
+        noise_file = noise_files[noise_order[(i // len(snrs)) % len(noise_files)]]
+        s, n = audio.read_mono(speech_file, RATE), audio.read_mono(noise_file, RATE)
+        start = int(rng.integers(max(1, n.size - s.size + 1)))
+        n = np.resize(n[start:], s.size)
+        if not s.any() or not n.any():
+            raise audio.AudioError(f"{speech_file if not s.any() else noise_file}: is silent where it is needed; no SNR can be set")
+        n = n * np.float32(np.sqrt(np.square(s, dtype=np.float64).mean() / np.square(n, dtype=np.float64).mean() * 10 ** (-snr / 10)))
+        name = f"{i:04d}_{speech_file.stem}_{noise_type(noise_file)}_{snr:+g}dB"
+        for kind, wave in (("noisy", s + n), ("clean", s), ("noise", n)):
+            audio.write(root / kind / f"{name}.wav", wave, RATE, subtype="FLOAT")
+        manifest[name] = Entry(
+            utt_name=name, noisy_wav=f"noisy/{name}.wav", clean_wav=f"clean/{name}.wav", noise_wav=f"noise/{name}.wav",
+            length=int(s.size), noise_type=noise_type(noise_file), snr=snr,
+        )
+        if report:
+            report(i + 1, total)
+    path = root / "manifest.json"
+    audio.write_text(path, json.dumps(manifest, indent=1))
+    return path
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Entry]:
+    """A manifest with its files as full paths. Templates of other toolkits (``{noisy_root}/…``, ``{clean_root}/…``) mean its folder.
+
+    Raises:
+        AudioError: when the file is missing, no JSON, or an entry lacks a field.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text())
+        result: dict[str, Entry] = {}
+        for name, entry in entries.items():
+            for key in ("noisy_wav", "clean_wav"):
+                entry[key] = str(path.parent / re.sub(r"^\{\w+\}/", "", entry[key]))
+            result[name] = entry
+        return result
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise audio.AudioError(f"{path}: no readable manifest ({type(error).__name__}: {error}); expected the JSON that 'ppse mix' writes") from error
