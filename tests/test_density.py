@@ -186,6 +186,18 @@ def test_recurrent_decoder_is_refused_per_frame_and_falls_back_to_utterances(kin
     assert batch.block == ("utterances",) and batch.shape == (3, 2, 1)
 
 
+def test_a_threshold_on_a_neighbour_has_no_slope_and_is_refused_too() -> None:
+    def model() -> None:
+        with pyro.plate("frames", T, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(3.0 * (z.roll(1, -1) > 0), 1.0), obs=torch.zeros(T, dtype=torch.float64))
+
+    start = {"z": torch.full((8, T), 0.01, dtype=torch.float64)}
+    with pytest.raises(BlockError, match="in one member of"):
+        log_density(model, chains=8, block=("frames",))
+    assert log_density(model, chains=8, block=())(start).shape == (8, 1)
+
+
 def test_a_decoder_that_mixes_chains_is_refused() -> None:
     def model() -> None:
         with pyro.plate("frames", T, dim=-1):

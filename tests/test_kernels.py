@@ -70,7 +70,12 @@ def test_linear_gaussian_posterior(name: str, block: tuple[str, ...]) -> None:
 @BLOCKS
 def test_skewed_posterior_of_a_constrained_site(name: str, block: tuple[str, ...]) -> None:
     rate = 1 + LATENCY
-    assert_moments(_draws(skewed, name, block)["g"], 2.5 / rate, 2.5 * 3.5 / rate.square())
+    factory, per_frame, per_utterance, thin = SETTINGS[name]
+    target = log_density(skewed, chains=CHAINS, block=block)
+    # The density of log g falls faster than any normal law to the right, where long Langevin steps get stuck.
+    kernel = factory(target, (0.4 if name == "mala" else 1.0) * (per_frame if block else per_utterance))
+    draws = sample(target, kernel, target.init({"g": 2.5 / rate}, jitter=0.3), 400, warmup=100, thin=2 * thin).values["g"]
+    assert_moments(draws, 2.5 / rate, 2.5 * 3.5 / rate.square())
 
 
 @pytest.mark.parametrize(("temperature", "power"), [(2.0, 1.0), (1.0, 0.4), (0.5, 2.0)])

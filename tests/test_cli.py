@@ -1,0 +1,225 @@
+"""The commands as a user types them: good input, bad input, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ppse import audio, batch, cli, methods, weights
+from ppse.mixture import Mixture
+from ppse.models import NMFNoise, VAESpeech
+
+RATE = 16_000
+
+
+def wave(seconds: float = 0.3, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    n = int(seconds * rate)
+    return (0.05 * np.random.default_rng(0).standard_normal((channels, n)) * np.sin(np.arange(n) / 900)).astype(np.float32)
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    weights.write(VAESpeech(513, 4, (16,), 8), path, {})
+    return path
+
+
+def run(*args: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["ppse", *map(str, args)])
+    try:
+        cli.main()
+        code: object = 0
+    except SystemExit as stop:
+        code = stop.code
+    out = capsys.readouterr()
+    return int(code or 0), " ".join((out.out + out.err).split())  # type: ignore[call-overload]  # argparse-like codes are int or None
+
+
+@pytest.fixture
+def ppse(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    quick = methods.mala_em(iterations=2, draws=1, burn_in=0)
+    monkeypatch.setattr(cli, "_method", lambda name, chains: quick)
+    return lambda *args: run(*args, capsys=capsys, monkeypatch=monkeypatch)
+
+
+def test_folder_keeps_its_tree_and_is_resumed(ppse, prior: Path, tmp_path: Path) -> None:
+    for name in ("a.wav", "deep/b.flac", "deep/c.ogg", "deep/d.mp3"):
+        audio.write(tmp_path / "in" / name, wave(0.3, 22_050), 22_050)
+    code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--keep-noise", "--std", "--plot")
+    assert code == 0 and "4 enhanced, 0 there already, 0 failed" in out
+    for name in ("a.wav", "deep/b.flac", "deep/c.ogg", "deep/d.mp3"):
+        made = tmp_path / "out" / name
+        assert soundfile.info(made).samplerate == 22_050
+        assert made.with_suffix(".noise.wav").exists() and made.with_suffix(".png").exists()
+        with np.load(made.with_suffix(".std.npz")) as std:
+            assert std["std"].shape == (1, len(std["time"]), len(std["frequency"]))
+    (tmp_path / "out" / "a.wav").unlink()
+    code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 0 and "1 enhanced, 3 there already" in out
+
+
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(8_000, 1, "PCM_16"), (48_000, 1, "PCM_24"), (16_000, 6, "FLOAT")])
+def test_rate_channels_and_sample_format_stay(ppse, prior: Path, tmp_path: Path, rate: int, channels: int, subtype: str) -> None:
+    audio.write(tmp_path / "in.wav", wave(0.3, rate, channels), rate, subtype)
+    code, _ = ppse("enhance", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--prior", prior)
+    found = soundfile.info(tmp_path / "out.wav")
+    assert code == 0 and (found.samplerate, found.channels, found.subtype, found.frames) == (rate, channels, subtype, int(0.3 * rate))
+
+
+def test_float_beyond_full_scale_keeps_its_level(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "in.wav", 100 * wave(), RATE, "FLOAT")
+    assert ppse("enhance", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--prior", prior, "--keep-noise")[0] == 0
+    speech, noise = (audio.read(tmp_path / name)[0] for name in ("out.wav", "out.noise.wav"))
+    assert np.allclose(speech + noise, 100 * wave(), atol=1e-3) and np.abs(speech + noise).max() > 1
+
+
+BAD = {
+    "text.wav": (b"this is not audio, it is a text file", "not readable as audio"),
+    "empty.wav": (b"", "not readable as audio"),
+    "cut.flac": (b"fLaC\x00\x00", "not readable as audio"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_file_is_named_and_the_others_get_done(ppse, prior: Path, tmp_path: Path, name: str) -> None:
+    audio.write(tmp_path / "in" / "good.wav", wave(), RATE)
+    (tmp_path / "in" / name).write_bytes(BAD[name][0])
+    code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and name in out and BAD[name][1] in out and "1 enhanced" in out and "1 failed" in out
+    assert (tmp_path / "out" / "good.wav").exists() and not (tmp_path / "out" / name).exists()
+
+
+@pytest.mark.parametrize(("samples", "message"), [(np.zeros(0), "no samples"), (np.array([0.1, np.nan, 0.2]), "NaN or infinite"), (np.array([np.inf]), "NaN or infinite")])
+def test_unusable_samples(ppse, prior: Path, tmp_path: Path, samples: np.ndarray, message: str) -> None:
+    soundfile.write(tmp_path / "in.wav", samples, RATE, subtype="FLOAT")
+    code, out = ppse("enhance", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--prior", prior)
+    assert code == 1 and message in out and not (tmp_path / "out.wav").exists()
+
+
+def test_missing_file_empty_folder_and_pattern(ppse, prior: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    audio.write(tmp_path / "good.wav", wave(), RATE)
+    code, out = ppse("enhance", tmp_path / "gone.wav", tmp_path / "nothing", tmp_path / "*.wav", tmp_path / "*.xyz", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and "1 enhanced" in out and "3 failed" in out
+    assert "no such file" in out and "a folder without audio" in out
+
+
+def test_output_equal_to_input_is_refused(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    before = (tmp_path / "a.wav").read_bytes()
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path, "--prior", prior, "--overwrite")
+    assert code == 1 and "output equals input" in out and (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_output_folder_that_cannot_be_written(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    (tmp_path / "file").write_text("not a folder")
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "file" / "out", "--prior", prior)
+    assert code == 1 and "cannot be written" in out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_disk_full_or_no_permission(ppse, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    (tmp_path / "out").mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(audio.soundfile, "write", refuse)
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and os.strerror(number) in out and list((tmp_path / "out").iterdir()) == []
+
+
+def test_two_inputs_for_one_output(ppse, prior: Path, tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        audio.write(tmp_path / folder / "a.wav", wave(), RATE)
+    code, out = ppse("enhance", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and "1 enhanced" in out and "different folders" in out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "tampered", "other model", "missing"])
+def test_weights_that_cannot_be_used(ppse, prior: Path, tmp_path: Path, damage: str) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    data = prior.read_bytes()
+    if damage == "truncated":
+        prior.write_bytes(data[: len(data) // 2])
+    elif damage == "tampered":
+        prior.write_bytes(data.replace(b'\\"n_latent\\": 4', b'\\"n_latent\\": 5'))
+    elif damage == "other model":
+        prior.write_bytes(data.replace(b"VAESpeech", b"VAESpooch"))
+    else:
+        prior.unlink()
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and str(prior) in out.replace(" ", "") and "Traceback" not in out
+
+
+def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        audio.write(tmp_path / "in" / f"{i}.wav", wave(0.3 if i == 0 else 20.0), RATE)
+    command = [sys.executable, "-c", "from ppse.cli import main; main()", "enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--prior", str(prior), "--method", "mcem"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "0.wav").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on" in out and "Traceback" not in out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.wav"]
+    tasks, _ = batch.plan([tmp_path / "in"], tmp_path / "out")
+    for long in (tmp_path / "in" / "1.wav", tmp_path / "in" / "2.wav"):
+        audio.write(long, wave(), RATE)
+    model = Mixture(speech=VAESpeech.pretrained(str(prior)), noise=NMFNoise(2))
+    summary = batch.enhance_files(tasks, model, methods.mala_em(iterations=1, draws=1, burn_in=0))
+    assert len(summary.skipped) == 1 and len(summary.done) == 2
+
+
+def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prior: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    for args in (["enhance"], ["nonsense"], ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--method", "magic", "--prior", prior],
+                 ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--noise", "magic", "--prior", prior],
+                 ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--method", "peem", "--chains", "2", "--prior", prior]):
+        assert run(*args, capsys=capsys, monkeypatch=monkeypatch)[0] == 2
+    for command in ("enhance", "train", "mix", "evaluate", "sample", "demo"):
+        code, out = run(command, "--help", capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0 and f"ppse {command}" in out or command == "demo"
+    assert run("--version", capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+
+
+def test_mix_enhance_evaluate(ppse, prior: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(4):
+        audio.write(tmp_path / "speech" / f"{i}.wav", wave(1.5), RATE)
+        audio.write(tmp_path / "noise" / f"hum_{i}.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    corpus = tmp_path / "corpus"
+    assert ppse("mix", "--clean", tmp_path / "speech", "--noise", tmp_path / "noise", "-o", corpus, "--snr", "0", "--snr", "5", "--seed", "3")[0] == 0
+    assert ppse("enhance", corpus / "noisy", "-o", tmp_path / "out", "--prior", prior)[0] == 0
+    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", "--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv")
+    assert code == 0 and "+0 dB" in out and "+5 dB" in out
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["versions"]["ppse"] and len(results["files"]) == 4 and (tmp_path / "r.csv").read_text().count("\n") == 5
+
+
+@pytest.mark.slow
+def test_train_resumes_and_its_weights_enhance(ppse, tmp_path: Path) -> None:
+    for name in ("a-0", "a-1", "b-0", "c-0"):
+        audio.write(tmp_path / "speech" / f"{name}.wav", wave(3.0), RATE)
+    out = tmp_path / "prior.safetensors"
+    sizes = ("--latent", "4", "--hidden", "16", "--context", "8", "--validation", "0.3")
+    assert ppse("train", tmp_path / "speech", "-o", out, "--epochs", "2", "--noisy-epochs", "1", *sizes)[0] == 0
+    assert out.exists() and out.with_suffix(".vae.png").exists() and weights.card(out)["hours"]
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    assert ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", out)[0] == 0
+    assert ppse("sample", "-o", tmp_path / "s.wav", "--prior", out, "--seconds", "0.5")[0] == 0
