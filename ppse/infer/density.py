@@ -200,28 +200,39 @@ class LogDensity:
                     f"log_density: site '{name}' is outside of plate '{missing}' but depends on the latents; accepting "
                     f"the members of '{missing}' one by one would be invalid. Use block=() or condition on '{name}'."
                 )
-        # Move half of the blocks: the value of the others may not change. Every second one finds what couples neighbours,
-        # a random half what reaches further (a pair may be missed, a decoder that couples all frames alike is not).
+        if self._coupled(leaves):
+            names = ", ".join(f"'{name}'" for name in self._start)
+            raise BlockError(
+                f"log_density: moving {names} in one member of {list(self.block) or ['chains']} changes the density of "
+                f"others, although the graph declares them independent (a recurrent decoder does this). Accepting them "
+                f"one by one would be invalid. Use block=() to accept whole utterances."
+            )
+
+    def _coupled(self, leaves: Position) -> bool:
+        """Whether the value of a block depends on the latents of another: by slopes, and by moving every second block."""
+        with torch.enable_grad():
+            value = self(leaves)
+            if value.requires_grad:
+                # If every block feels its own latents alone, weights on the values come back as weights on the slopes.
+                weight = 0.5 + torch.rand_like(value)
+                keys, inputs = list(leaves), list(leaves.values())
+                plain, weighted = (
+                    torch.autograd.grad(v.sum(), inputs, retain_graph=True, materialize_grads=True) for v in (value, weight * value)
+                )
+                for name, one, other in zip(keys, plain, weighted, strict=True):
+                    error = (other - self.spread(weight, name) * one).abs()
+                    if bool((error > 1e-4 * one.nan_to_num(posinf=0.0, neginf=0.0).abs().max()).any()):
+                        return True
+        # What has no slope, such as a threshold on a neighbour, shows when that one moves.
         with torch.no_grad():
-            before = self(self._start)
+            before = value.detach()
             index = torch.stack(torch.meshgrid(*(torch.arange(n, device=before.device) for n in self.shape), indexing="ij")).sum(0)
-            every_second, half = index % 2 == 0, torch.rand(self.shape, device=before.device) < 0.5
-            for still in (every_second, ~every_second, half, ~half):
-                if bool(still.all()) or not bool(still.any()):
-                    continue
-                moved = {
-                    name: torch.where(self.spread(still, name), value, value + torch.randn_like(value))
-                    for name, value in self._start.items()
-                }
-                after = self(moved)
-                scale = before.abs().clamp_min(1.0)
-                if bool(((after - before).abs() > 1e-3 * scale)[still].any()):
-                    names = ", ".join(f"'{name}'" for name in self._start)
-                    raise BlockError(
-                        f"log_density: moving {names} in one member of {list(self.block) or ['chains']} changes the density of "
-                        f"others, although the graph declares them independent (a recurrent decoder does this). Accepting them "
-                        f"one by one would be invalid. Use block=() to accept whole utterances."
-                    )
+            for still in (index % 2 == 0, index % 2 == 1):
+                moved = {k: torch.where(self.spread(still, k), v, v + torch.randn_like(v)) for k, v in leaves.items()}
+                change = (self(moved) - before).abs()
+                if bool((change > 1e-3 * before.abs().clamp_min(1.0))[still].any()):
+                    return True
+        return False
 
 
 def log_density(
