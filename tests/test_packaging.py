@@ -1,0 +1,94 @@
+"""What the package says it holds is what is on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_packages_are_the_directories() -> None:
+    places = PROJECT["tool"]["setuptools"]["package-dir"]
+    found = {"ppse", "ppse.models", "ppse.guides"} | {f"ppse.{p.parent.name}" for p in (ROOT / "ppse").glob("*/__init__.py")}
+    for name, folder in places.items():
+        assert not list((ROOT / folder).glob("*/__init__.py")), f"{folder}/ must stay flat"
+        assert (ROOT / name.replace(".", "/")).resolve() == (ROOT / folder).resolve(), f"{name} must be a symlink to {folder}"
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def test_version_is_one() -> None:
+    import ppse
+
+    assert ppse.__version__ == PROJECT["project"]["version"]
+    assert f"version: {ppse.__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+def _build(kind: str, out: Path) -> Path:
+    run = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(ROOT)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr + run.stdout
+    return next(out.iterdir())
+
+
+@pytest.mark.slow
+def test_wheel_holds_everything_and_imports_outside_of_the_checkout(tmp_path: Path) -> None:
+    wheel = _build("wheel", tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/infer/em.py", "ppse/weights/vae.safetensors", "ppse/data/demo_noisy.flac"} <= names
+    script = "import ppse, ppse.models, ppse.guides; print(ppse.__file__); ppse.models.VAESpeech.pretrained()"
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {script}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    assert str(tmp_path / "site") in run.stdout
+
+
+@pytest.mark.slow
+def test_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
+    import tarfile
+
+    sdist = _build("sdist", tmp_path / "dist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    source = next((tmp_path / "source").iterdir())
+    assert (source / "models" / "vae.py").exists()
+    run = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr + run.stdout
+    with zipfile.ZipFile(next((tmp_path / "wheel").iterdir())) as archive:
+        assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/weights/vae.safetensors"} <= set(archive.namelist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "strict", "compat"])
+def test_editable_install(tmp_path: Path, mode: str) -> None:
+    """Each editable mode, in a virtual environment of its own that sees the packages of this one."""
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", "--without-pip", str(environment)], check=True)
+    site = next((environment / "lib").glob("python*")) / "site-packages"
+    parent = next(path for path in sys.path if path.endswith("site-packages"))
+    options = [] if mode == "default" else ["--config-settings", f"editable_mode={mode}"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--prefix", str(environment), "--ignore-installed", *options, "-e", str(ROOT)],
+        capture_output=True, text=True, check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    (site / "zz_parent.pth").write_text(parent)
+    run = subprocess.run(
+        [str(environment / "bin" / "python"), "-P", "-c", "import ppse, ppse.models, ppse.guides; print(ppse.models.VAESpeech.__module__)"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "ppse.models.vae"
