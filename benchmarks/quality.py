@@ -63,11 +63,16 @@ def timed(enhance: Callable[[Wave, Wave], Wave]) -> Enhancer:
     return run
 
 
+def blind(enhance: Callable[[Wave], Wave]) -> Enhancer:
+    """A baseline, which sees the noisy recording alone."""
+    return timed(lambda noisy, _: enhance(noisy))
+
+
 def enhancers(names: Sequence[str], compared: Sequence[str], seed: int) -> dict[str, Enhancer]:
     """All enhancers by name, the noisy input first and the oracle last."""
     table: dict[str, Enhancer] = {"noisy": timed(lambda noisy, _: noisy)}
     table |= {name: by_method(name, seed) for name in names}
-    table |= {name: timed(lambda noisy, _, blind=BASELINES[name]: blind(noisy)) for name in compared}
+    table |= {name: blind(BASELINES[name]) for name in compared}
     return table | {"oracle_wiener": timed(lambda noisy, clean: baselines.oracle_wiener(clean, noisy - clean))}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 from collections import defaultdict
@@ -74,11 +75,22 @@ def items_from_folders(clean: str | os.PathLike[str], noisy: str | os.PathLike[s
 
 
 def evaluate(items: Sequence[Item], report: Callable[[int, int], None] | None = None) -> list[Score]:
-    """Score every item at 16 kHz; files are cut to the shortest of the three."""
+    """Score every item at 16 kHz, channels averaged; files are cut to the shortest of the three.
+
+    Raises:
+        AudioError: a file cannot be read or holds NaN, or lengths differ by more than a tenth of a second: no estimate of this recording.
+    """
     scores = []
     for i, item in enumerate(items):
         clean, noisy, enhanced = (audio.read_mono(path, metrics.RATE) for path in (item.clean, item.noisy, item.enhanced))
-        n = min(clean.size, noisy.size, enhanced.size)
+        sizes = (clean.size, noisy.size, enhanced.size)
+        n = min(sizes)
+        if n == 0 or max(sizes) - n > metrics.RATE // 10:
+            raise audio.AudioError(
+                f"{item.enhanced}: the reference, noisy and enhanced file have {sizes} samples at {metrics.RATE} Hz; expected one length for all"
+            )
+        for path, wave in zip((item.clean, item.noisy, item.enhanced), (clean, noisy, enhanced), strict=True):
+            audio.check(wave[None], str(path))
         scores.append(Score(item.name, item.snr, item.noise_type, metrics.score(clean[:n], noisy[:n]), metrics.score(clean[:n], enhanced[:n])))
         if report:
             report(i + 1, len(items))
@@ -124,15 +136,13 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def to_json(scores: Sequence[Score], rows: Sequence[dict[str, Any]], seed: int, real_time_factor: float | None = None) -> str:
-    """Results with what is needed to reproduce them: versions, seed, RTF where known, scores per file."""
+    """Results with what is needed to reproduce them: versions, seed, RTF where known, scores per file. What is not finite is null."""
     packages = ("ppse", "torch", "pyro-ppl", "numpy", "pesq", "pystoi")
-    return json.dumps(
-        {
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-            "seed": seed, "real_time_factor": real_time_factor, "summary": list(rows), "files": [s._asdict() for s in scores],
-        },
-        indent=1,
-    )
+    content = {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "seed": seed, "real_time_factor": real_time_factor, "summary": list(rows), "files": [s._asdict() for s in scores],
+    }
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def to_csv(scores: Sequence[Score]) -> str:
@@ -143,6 +153,15 @@ def to_csv(scores: Sequence[Score]) -> str:
     for s in scores:
         writer.writerow([s.name, s.snr, s.noise_type, *(getattr(s, side)[m] for m in metrics.METRICS for side in ("noisy", "enhanced"))])
     return out.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """The same content with None in place of NaN and infinities, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mean(values: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,10 @@ RATE = 16_000
 
 
 class Entry(TypedDict):
-    """One mixture: files relative to the manifest, length in samples, SNR in dB."""
+    """One mixture: files relative to the manifest, length in samples, SNR in dB.
+
+    Manifests of other toolkits lack some fields and may give the length in seconds.
+    """
 
     utt_name: str
     noisy_wav: str
@@ -57,7 +61,12 @@ def mix(
 
     Raises:
         AudioError: when there is no audio, or a file is silent.
+        ValueError: no SNR, one that is not finite, or a count below one.
     """
+    if not snrs or not all(math.isfinite(snr) for snr in snrs):
+        raise ValueError(f"SNRs {list(snrs)}: expected at least one finite number of dB")
+    if count is not None and count < 1:
+        raise ValueError(f"count is {count}: expected at least one mixture")
     rng, root = np.random.default_rng(seed), Path(out)
     speech_files, noise_files = audio.find(clean), audio.find(noise)
     total = len(speech_files) if count is None else count
@@ -87,19 +96,28 @@ def mix(
     return path
 
 
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Entry]:
-    """A manifest with its files as full paths. Templates of other toolkits (``{noisy_root}/…``, ``{clean_root}/…``) mean its folder.
+def read_manifest(
+    path: str | os.PathLike[str], *, noisy_root: str | os.PathLike[str] | None = None, clean_root: str | os.PathLike[str] | None = None
+) -> dict[str, Entry]:
+    """A manifest with its files as full paths.
+
+    Args:
+        path: the JSON file.
+        noisy_root: what the template ``{noisy_root}`` of other toolkits stands for; the folder of the manifest unless given.
+        clean_root: the same for ``{clean_root}``.
 
     Raises:
         AudioError: when the file is missing, no JSON, or an entry lacks a field.
     """
     path = Path(path)
+    roots = {"{noisy_root}": noisy_root, "{clean_root}": clean_root}
     try:
         entries = json.loads(path.read_text())
         result: dict[str, Entry] = {}
         for name, entry in entries.items():
-            for key in ("noisy_wav", "clean_wav"):
-                entry[key] = str(path.parent / re.sub(r"^\{\w+\}/", "", entry[key]))
+            for key in ("noisy_wav", "clean_wav", *({"noise_wav"} & entry.keys())):
+                root, _, rest = entry[key].rpartition("}/")
+                entry[key] = str(Path(roots.get(root + "}") or path.parent) / rest)
             result[name] = entry
         return result
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
