@@ -1,9 +1,10 @@
 """Make the bundled demo recording: synthesised speech, and noise drawn here; nobody's recording is used.
 
-    python benchmarks/make_demo.py        (needs espeak-ng on the path)
+    python benchmarks/make_demo.py        (needs Flite on the path, e.g. apt-get install flite)
 
 Writes ppse/data/demo_clean.flac and demo_noisy.flac, 16 kHz, at 3 dB SNR. The noise is a fan (filtered noise with the lines of a
-rotor) whose level breathes, with a few passing gusts. Seeded; the speech depends on the version of espeak-ng (1.51 was used).
+rotor) whose level breathes, with a few passing gusts. Seeded; made with Flite 2.2 and its voice "awb", whose speech is less
+mechanical than that of formant synthesis and hence nearer to what a prior of natural speech knows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def speech() -> np.ndarray:
     """The sentence, with a short pause at both ends, (N,)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        subprocess.run(["espeak-ng", "-v", "en-gb", "-s", "150", "-p", "45", "-w", str(path), TEXT], check=True)
+        subprocess.run(["flite", "-voice", "awb", "-t", TEXT, "-o", str(path)], check=True)
         wave = audio.read_mono(path, RATE)
     return np.pad(wave, RATE // 3)
 
@@ -39,7 +40,7 @@ def noise(length: int, rng: np.random.Generator) -> np.ndarray:
     band = scipy.signal.butter(2, [700, 3000], "bandpass", fs=RATE, output="sos")
     gusts = scipy.signal.sosfilt(band, rng.standard_normal(length))
     envelope = sum(np.exp(-0.5 * ((time - centre) / 0.25) ** 2) for centre in rng.uniform(0, time[-1], 3))
-    return hiss * breathing + 0.8 * rotor + 4 * gusts * envelope
+    return hiss * breathing + 0.8 * rotor + 1.5 * gusts * envelope
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,26 +26,34 @@ class AudioError(ValueError):
 
 
 def find(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Audio files among files, folders (searched recursively) and glob patterns, sorted within each input.
+    """Audio files among files, folders (searched recursively) and glob patterns, each once, sorted within each input.
 
     Raises:
         AudioError: when an input does not exist, or a folder or pattern has no audio.
     """
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for item in inputs:
         path = Path(item)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+            files = [p for p in path.rglob("*") if _is_audio(p)]
             if not files:
                 raise AudioError(f"{path}: a folder without audio files ({', '.join(SUFFIXES)})")
         elif path.exists():
             files = [path]
         else:
-            files = sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if p.is_file())
+            try:
+                files = [p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if _is_audio(p)]
+            except (ValueError, NotImplementedError):
+                files = []
             if not files:
-                raise AudioError(f"{path}: no such file, folder or pattern")
-        found += [file for file in files if file not in found]
-    return found
+                raise AudioError(f"{path}: no such file or folder, and no pattern that audio files match ({', '.join(SUFFIXES)})")
+        found |= dict.fromkeys(sorted(files))
+    return list(found)
+
+
+def _is_audio(path: Path) -> bool:
+    """Has the suffix of audio, and is not hidden (an unfinished output is)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
@@ -52,12 +62,13 @@ def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     Raises:
         AudioError: when the file is missing, empty, or no audio.
     """
-    if not Path(path).exists():
-        raise AudioError(f"{path}: no such file")
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: {'a folder, expected an audio file' if Path(path).is_dir() else 'no such file'}")
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{path}: not readable as audio ({_reason(error)}); expected {', '.join(SUFFIXES)}") from error
+        empty = "the file is empty" if _is_empty(path) else _reason(error)
+        raise AudioError(f"{path}: not readable as audio ({empty}); expected {', '.join(SUFFIXES)}") from error
     return np.ascontiguousarray(samples.T), int(rate)
 
 
@@ -99,23 +110,37 @@ def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int
     kind = Path(path).suffix.lower().lstrip(".").upper()
     if kind not in soundfile.available_formats():
         raise AudioError(f"{path}: '{Path(path).suffix}' is no audio type that can be written; use {', '.join(SUFFIXES)}")
-    _atomically(path, lambda file: soundfile.write(file, np.asarray(samples).T, rate, subtype=subtype, format=kind))
+    encoded = io.BytesIO()  # not straight to the file: the library would not say that the disk is full
+    with _explained(path):
+        soundfile.write(encoded, np.asarray(samples).T, rate, subtype=subtype, format=kind)
+    atomically(path, lambda file: file.write(encoded.getbuffer()))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically. Raises AudioError as :func:`write` does."""
-    write_bytes(path, text.encode())
+    atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically. Raises AudioError as :func:`write` does."""
-    _atomically(path, lambda file: file.write(data))
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make the folder of a file that is to be written, and try it: better now than after an hour of work.
+
+    Raises:
+        AudioError: as :func:`write` does.
+    """
+    with _explained(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
 
 
-def _atomically(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object]) -> None:
-    """Fill a temporary file beside the target, then move it there: the target is whole, or as it was."""
+def atomically(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object]) -> None:
+    """Fill a temporary file beside the target, then move it there: the target is whole, or as it was.
+
+    Raises:
+        AudioError: as :func:`write` does.
+    """
     target = Path(path)
-    try:
+    with _explained(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             try:
@@ -126,8 +151,19 @@ def _atomically(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
+
+
+@contextmanager
+def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong when a file is written into an AudioError."""
+    try:
+        yield
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{target}: cannot be written ({_reason(error)}); check the folder, its permissions and the free space") from error
+        raise AudioError(f"{path}: cannot be written ({_reason(error)}); check the folder, its permissions and the free space") from error
+
+
+def _is_empty(path: str | os.PathLike[str]) -> bool:
+    return Path(path).stat().st_size == 0
 
 
 def _reason(error: BaseException) -> str:

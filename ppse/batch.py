@@ -1,13 +1,12 @@
-"""Many files: enhance each, keep what is done, go on when one fails, and say at the end how it went."""
+"""Many files: enhance each, keep what is done, go on when one fails, and say of each how it went."""
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -16,120 +15,162 @@ from . import audio
 from .enhance import Enhancement, enhance
 from .methods import Method
 from .mixture import Mixture
+from .stft import STFT
 
 
-@dataclass
-class Summary:
-    """What became of the files of a batch: those done now, those done before, and the failures with their reasons."""
-
-    done: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    failed: dict[Path, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    audio_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Extras:
+class Extras(NamedTuple):
     """What to write beside the speech: the noise (``NAME.noise.wav``), the deviation (``NAME.std.npz``), a figure (``NAME.png``)."""
 
     noise: bool = False
     std: bool = False
     plot: bool = False
 
+    def files(self, output: Path) -> list[Path]:
+        """All files that belong to the enhanced file ``output``, which comes last."""
+        suffixes = [s for s, wanted in zip((".noise.wav", ".std.npz", ".png"), self, strict=True) if wanted]
+        return [*(output.with_suffix(suffix) for suffix in suffixes), output]
 
-def plan(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """Input → output file, and inputs that cannot be used → reason.
 
-    One input file and an ``out`` with the suffix of audio is a file; else ``out`` is a folder, in which files from
-    a folder keep their place. MP3 stays MP3.
+class Outcome(NamedTuple):
+    """What became of an input: its output, a note or the reason of the failure, processing time, and seconds of audio (channels added)."""
+
+    file: Path
+    output: Path | None
+    status: Literal["done", "skipped", "failed"]
+    note: str = ""
+    seconds: float = 0.0
+    audio_seconds: float = 0.0
+
+
+def plan(
+    inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], extras: Extras | None = None,
+) -> tuple[dict[Path, Path], list[Outcome]]:
+    """Input → output file, and the inputs that cannot be used.
+
+    One input file and an ``out`` with the suffix of audio is a file; else ``out`` is a folder, in which files from a
+    folder or pattern keep their place. Files keep their type if it is one of :data:`ppse.audio.SUFFIXES` and can be
+    written, else they become wav. What lies in ``out`` already is no input.
 
     Raises:
-        AudioError: when ``out`` is a file, or nothing usable is among the inputs.
+        AudioError: when ``out`` is a file, or a file name for several inputs.
     """
-    target, tasks, failed = Path(out), {}, {}
-    if len(inputs) == 1 and Path(inputs[0]).is_file() and target.suffix.lower() in audio.SUFFIXES and not target.is_dir():
-        return {Path(inputs[0]): target}, {}
-    if target.is_file():
-        raise audio.AudioError(f"{target}: is a file; for several recordings give a folder")
+    target, extras = Path(out), extras or Extras()
+    tasks: dict[Path, Path] = {}
+    failed: list[Outcome] = []
+    as_file = target.suffix.lower() in audio.SUFFIXES and not target.is_dir()
+    if as_file and len(inputs) == 1 and not Path(inputs[0]).is_dir():
+        files = audio.find(inputs)
+        if len(files) == 1:
+            return {files[0]: target}, []
+    if as_file or target.is_file():
+        raise audio.AudioError(f"{target}: is a file; for a folder or several recordings give an output folder")
+    owner: dict[Path, Path] = {}
     for item in inputs:
         try:
             files = audio.find([item])
         except audio.AudioError as error:
-            failed[Path(item)] = str(error)
+            failed.append(Outcome(Path(item), None, "failed", str(error)))
             continue
-        root = Path(item) if Path(item).is_dir() else None
+        root = _root(Path(item))
+        inside = target.resolve() != root.resolve() and target.resolve().is_relative_to(root.resolve())
         for file in files:
-            place = file.relative_to(root) if root else Path(file.name)
-            suffix = file.suffix if file.suffix.lower() in audio.SUFFIXES else ".wav"
-            tasks[file] = target / place.with_suffix(suffix)
-    by_output: dict[Path, Path] = {}
-    for file, output in list(tasks.items()):
-        if output in by_output:
-            failed[file] = f"{file}: would be written to {output}, as would {by_output[output]}; enhance them into different folders"
-            del tasks[file]
-        by_output.setdefault(output, file)
+            if file in tasks or (inside and file.resolve().is_relative_to(target.resolve())):
+                continue
+            output = target / file.relative_to(root).with_suffix(_suffix(file))
+            rival = next((owner[path] for path in extras.files(output) if path in owner), None)
+            if rival:
+                reason = f"{file}: its outputs in {output.parent} would replace those of {rival}; enhance them into different folders"
+                failed.append(Outcome(file, None, "failed", reason))
+                continue
+            owner |= dict.fromkeys(extras.files(output), file)
+            tasks[file] = output
     return tasks, failed
 
 
 def enhance_files(
-    tasks: dict[Path, Path], model: Mixture, method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
-    extras: Extras | None = None, failed: dict[Path, str] | None = None, report: Callable[[Path, float], None] | None = None,
-) -> Summary:
-    """Enhance every file of a plan. What exists is skipped, a failure is noted and the next file goes on.
+    tasks: Mapping[Path, Path], model: Mixture, method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
+    extras: Extras | None = None, report: Callable[[Path, float], None] | None = None,
+) -> Iterator[Outcome]:
+    """Enhance every file of a plan; yields what became of it. What exists is skipped, and a failure does not stop the next file.
 
     Every output appears whole or not at all, the speech last, so a run that was interrupted goes on where it was.
 
     Args:
-        failed: failures that are known already, to appear in the summary.
         report: called with (file, fraction of it done).
     """
-    summary, extras = Summary(failed=dict(failed or {})), extras or Extras()
+    extras = extras or Extras()
     for file, output in tasks.items():
-        if output.resolve() == file.resolve():
-            summary.failed[file] = f"{file}: output equals input, and the recording would be lost; choose another folder"
-            continue
-        if output.exists() and not overwrite:
-            summary.skipped.append(file)
+        if not overwrite and all(path.exists() for path in extras.files(output)) and output.resolve() != file.resolve():
+            yield Outcome(file, output, "skipped", "is there already")
             continue
         try:
-            told = partial(report, file) if report else None
-            result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=told)
-            _write(result, file, output, extras)
-        except (audio.AudioError, RuntimeError, MemoryError) as error:
-            summary.failed[file] = str(error) or type(error).__name__
+            if any(path.resolve() == file.resolve() for path in extras.files(output)):
+                raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
+            audio.check_writable(output)
+            result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=partial(report, file) if report else None)
+            note = _write(result, file, output, extras)
+        except Exception as error:  # whatever befalls one file, the others get done
+            reason = str(error) if isinstance(error, audio.AudioError) else f"{file}: {type(error).__name__}: {error}"
+            yield Outcome(file, output, "failed", reason)
             continue
-        summary.done.append(file)
-        summary.seconds += result.seconds
-        summary.audio_seconds += result.noisy.shape[-1] / result.sample_rate * len(result.noisy)
-    return summary
+        yield Outcome(file, output, "done", note, result.seconds, result.noisy.size / result.sample_rate)
 
 
-def _write(result: Enhancement, file: Path, output: Path, extras: Extras) -> None:
-    subtype = _subtype(file, output)
-    others = sorted(set(result.estimates) - {"speech"})
+def summary(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a whole batch, for a JSON file: settings, counts, real-time factor (None when nothing was enhanced), and every outcome."""
+    total = sum(o.audio_seconds for o in outcomes)
+    return {
+        "settings": dict(settings),
+        **{status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")},
+        "real_time_factor": sum(o.seconds for o in outcomes) / total if total else None,
+        "files": [o._asdict() | {"file": str(o.file), "output": str(o.output) if o.output else None} for o in outcomes],
+    }
+
+
+def _write(result: Enhancement, file: Path, output: Path, extras: Extras) -> str:
+    """Write all files of a result; returns what the user should know about them."""
+    notes = []
     if extras.noise:
-        noise = sum(result.estimates[name] for name in others)
-        audio.write(output.with_suffix(".noise.wav"), np.asarray(noise), result.sample_rate, subtype="FLOAT")
+        noise = sum((wave for name, wave in result.estimates.items() if name != "speech"), np.zeros_like(result.noisy))
+        audio.write(output.with_suffix(".noise.wav"), noise, result.sample_rate, subtype="FLOAT")
     if extras.std:
-        stft = result.stft
-        buffer = io.BytesIO()
-        frames = result.std["speech"].shape[-2]
-        np.savez_compressed(
-            buffer, std=result.std["speech"], time=(np.arange(frames) + 0.5) * stft.hop / stft.sample_rate - stft.n_fft / 2 / stft.sample_rate,
-            frequency=np.arange(stft.n_freqs) * stft.sample_rate / stft.n_fft,
-        )
-        audio.write_bytes(output.with_suffix(".std.npz"), buffer.getvalue())
+        arrays = {"std": result.std["speech"]} | _axes(result.stft, result.std["speech"].shape[-2])
+        audio.atomically(output.with_suffix(".std.npz"), lambda to: np.savez_compressed(to, **arrays))
     if extras.plot:
         result.plot(output.with_suffix(".png"))
-    speech = result.estimates["speech"]
-    if subtype and subtype.startswith("PCM") and np.abs(speech).max(initial=0.0) > 1:
-        speech = np.clip(speech, -1, 1)  # the level of the input is kept; an integer file holds no more than full scale
+    speech, subtype = result.estimates["speech"], _subtype(file, output)
+    beyond = int((np.abs(speech) > 1).sum())
+    if beyond and subtype not in ("FLOAT", "DOUBLE", "VORBIS"):
+        notes.append(f"{beyond} samples beyond full scale were clipped, as the file holds no more")
+    if output.suffix.lower() != file.suffix.lower():
+        notes.append(f"{file.suffix or 'the type of the input'} became {output.suffix}")
     audio.write(output, speech, result.sample_rate, subtype)
+    return "; ".join(notes)
+
+
+def _axes(stft: STFT, frames: int) -> dict[str, np.ndarray]:
+    """Centres of the frames in seconds, and frequencies in Hz."""
+    centres = (np.arange(frames) + 1) * stft.hop - stft.n_fft / 2
+    return {"time": centres / stft.sample_rate, "frequency": np.arange(stft.n_freqs) * stft.sample_rate / stft.n_fft}
+
+
+def _root(item: Path) -> Path:
+    """The folder that the places of files are relative to: a folder itself, that of a file, or the fixed part of a pattern."""
+    if item.is_dir():
+        return item
+    if item.exists():
+        return item.parent
+    fixed = [i for i, part in enumerate(item.parts) if set(part) & set("*?[")]
+    return Path(*item.parts[: fixed[0]]) if fixed else item.parent
+
+
+def _suffix(file: Path) -> str:
+    """The type of the output: that of the input, where it can be written."""
+    known = file.suffix.lower() in audio.SUFFIXES and file.suffix[1:].upper() in soundfile.available_formats()
+    return file.suffix if known else ".wav"
 
 
 def _subtype(file: Path, output: Path) -> str | None:
     """The sample format of the input, where the type of the output has it."""
     found = soundfile.info(file)
-    kind = output.suffix.lstrip(".").upper()
-    return found.subtype if soundfile.check_format(kind, found.subtype) else None
+    return found.subtype if soundfile.check_format(output.suffix[1:].upper(), found.subtype) else None

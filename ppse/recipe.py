@@ -1,0 +1,107 @@
+"""From folders of clean speech to a weights file: which files, which sizes, both stages of :mod:`ppse.training`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__, audio, corpus, training, weights
+from .models import VAESpeech
+from .stft import STFT
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of :func:`train_prior`; those of the shipped prior unless said otherwise.
+
+    Attributes:
+        latent, hidden, context: sizes, as in :class:`ppse.models.VAESpeech`; context 0 leaves the noisy encoder out.
+        epochs, noisy_epochs: of the VAE, and of its encoder for noisy speech.
+        patience: epochs without a better validation before a stage stops.
+        validation: fraction of the data that is held out, by speaker.
+        seed: of everything random.
+    """
+
+    latent: int = 32
+    hidden: tuple[int, ...] = (512,)
+    context: int = 192
+    epochs: int = 24
+    noisy_epochs: int = 14
+    patience: int = 99
+    validation: float = 0.05
+    seed: int = 0
+
+
+Report = Callable[[str, list[training.Epoch]], None]
+"""Called after every epoch with the stage ("vae" or "noisy") and its log."""
+
+
+def train_prior(
+    inputs: Sequence[str], out: Path, recipe: Recipe | None = None, *, note: str = "", licence: str = "", report: Report | None = None,
+    reading: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train a speech prior and write it to ``out``; an interrupted run goes on where it was.
+
+    The VAE is in ``NAME.vae.safetensors`` until its noisy encoder is trained too, and stays there.
+
+    Args:
+        inputs: folders, files or patterns of clean speech of two speakers or more.
+        note, licence: what the data are and their licence, for the model card.
+        report: called after every epoch.
+        reading: called with (files read, files in all).
+
+    Raises:
+        AudioError: when data cannot be read, or ``out`` cannot be written.
+        WeightsError: when ``out`` is there already, or an unfinished training of other data or settings is.
+        ValueError: when there are fewer than two speakers.
+    """
+    recipe = recipe or Recipe()
+    audio.check_writable(out)
+    files, held = corpus.split(audio.find(inputs), recipe.validation, recipe.seed)
+    total = len(files) + len(held)
+    speech = corpus.Speech(files, STFT(), lambda i, _: reading(i, total) if reading else None)
+    others = corpus.Speech(held, STFT(), lambda i, _: reading(len(files) + i, total) if reading else None)
+    card: dict[str, Any] = {
+        "data": [Path(i).name for i in inputs], "data_note": note, "licence": licence,
+        "hours": {"training": round(speech.hours, 4), "validation": round(others.hours, 4)},
+        "noise": "simulated (ppse.simulate), none recorded", "recipe": asdict(recipe),
+        "versions": {"ppse": __version__, "torch": str(torch.__version__)},
+    }
+    first = out.with_suffix(".vae.safetensors") if recipe.context else out
+    finished = [_finished(path, card) for path in (first, out)]
+    if finished[-1]:
+        raise weights.WeightsError(f"{out}: is there already, of the same data and settings; delete it to train it again")
+    torch.manual_seed(recipe.seed)
+    vae = VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context)
+    schedule = training.Schedule(recipe.epochs, final_learning_rate=2e-5, patience=recipe.patience, seed=recipe.seed)
+    if finished[0]:
+        vae.load_state_dict(weights.read(first)[0])
+    else:
+        training.train(vae, speech, others, first, schedule, card=card, report=lambda _, log: report("vae", log) if report else None)
+        _finish(vae, first)
+    if recipe.context:
+        schedule = schedule._replace(epochs=recipe.noisy_epochs)
+        training.train_noisy_encoder(
+            vae, speech, others, out, schedule, card=card, report=lambda _, log: report("noisy", log) if report else None,
+        )
+        _finish(vae, out)
+
+
+def _finished(path: Path, card: dict[str, Any]) -> bool:
+    """Whether a stage of this very training is done; refuses what another one left."""
+    if not path.exists():
+        return False
+    found = weights.card(path)
+    differing = [key for key, value in card.items() if key != "versions" and found.get(key) != json.loads(json.dumps(value))]
+    if differing:
+        raise weights.WeightsError(f"{path}: is of another training (its {', '.join(differing)} differ); delete it or choose another name")
+    return bool(found.get("finished"))
+
+
+def _finish(vae: VAESpeech, path: Path) -> None:
+    weights.write(vae, path, weights.card(path) | {"finished": True})
