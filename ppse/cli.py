@@ -53,7 +53,7 @@ console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True,
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="ppse")  # completion and help go by this name, however the program was started
 
 
 def _version(show: bool) -> None:

@@ -123,7 +123,7 @@ def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
     resampled = torch.from_numpy(audio.resample(wave, result.sample_rate, stft.sample_rate))
     pool = -(-stft.n_frames(len(resampled)) // COLUMNS)
     step = pool * stft.hop * max(1, 4096 // pool)
-    padded = torch.nn.functional.pad(resampled, (stft.n_fft - stft.hop, stft.n_fft))
+    padded = torch.nn.functional.pad(resampled, (stft.n_fft - stft.hop, stft.n_fft - 1))
     columns = []
     for start in range(0, len(resampled) + stft.n_fft - stft.hop, step):
         piece = padded[start : start + step + stft.n_fft - stft.hop]

@@ -16,7 +16,8 @@ import pytest
 import soundfile
 import torch
 
-from ppse import audio, batch, cli, methods, weights
+from ppse import __version__ as version
+from ppse import audio, batch, cli, demo, methods, weights
 from ppse.mixture import Mixture
 from ppse.models import NMFNoise, VAESpeech
 
@@ -101,7 +102,10 @@ def test_bad_file_is_named_and_the_others_get_done(ppse, prior: Path, tmp_path: 
     assert (tmp_path / "out" / "good.wav").exists() and not (tmp_path / "out" / name).exists()
 
 
-@pytest.mark.parametrize(("samples", "message"), [(np.zeros(0), "no samples"), (np.array([0.1, np.nan, 0.2]), "NaN or infinite"), (np.array([np.inf]), "NaN or infinite")])
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [(np.zeros(0), "no samples"), (np.array([0.1, np.nan, 0.2]), "NaN or infinite"), (np.array([np.inf]), "NaN or infinite")],
+)
 def test_unusable_samples(ppse, prior: Path, tmp_path: Path, samples: np.ndarray, message: str) -> None:
     soundfile.write(tmp_path / "in.wav", samples, RATE, subtype="FLOAT")
     code, out = ppse("enhance", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--prior", prior)
@@ -111,7 +115,8 @@ def test_unusable_samples(ppse, prior: Path, tmp_path: Path, samples: np.ndarray
 def test_missing_file_empty_folder_and_pattern(ppse, prior: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     audio.write(tmp_path / "good.wav", wave(), RATE)
-    code, out = ppse("enhance", tmp_path / "gone.wav", tmp_path / "nothing", tmp_path / "*.wav", tmp_path / "*.xyz", "-o", tmp_path / "out", "--prior", prior)
+    inputs = [tmp_path / name for name in ("gone.wav", "nothing", "*.wav", "*.xyz")]
+    code, out = ppse("enhance", *inputs, "-o", tmp_path / "out", "--prior", prior)
     assert code == 1 and "1 enhanced" in out and "3 failed" in out
     assert "no such file" in out and "a folder without audio" in out
 
@@ -169,7 +174,10 @@ def test_weights_that_cannot_be_used(ppse, prior: Path, tmp_path: Path, damage: 
 def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: Path) -> None:
     for i in range(3):
         audio.write(tmp_path / "in" / f"{i}.wav", wave(0.3 if i == 0 else 20.0), RATE)
-    command = [sys.executable, "-c", "from ppse.cli import main; main()", "enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--prior", str(prior), "--method", "mcem"]
+    # A shell that runs the tests in the background may have them ignore Ctrl-C; a user's terminal does not.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ppse.cli import main; main()"
+    arguments = ["enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--method", "mcem"]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "0.wav").exists() and time.monotonic() < deadline:
@@ -182,20 +190,74 @@ def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: P
     for long in (tmp_path / "in" / "1.wav", tmp_path / "in" / "2.wav"):
         audio.write(long, wave(), RATE)
     model = Mixture(speech=VAESpeech.pretrained(str(prior)), noise=NMFNoise(2))
-    summary = batch.enhance_files(tasks, model, methods.mala_em(iterations=1, draws=1, burn_in=0))
-    assert len(summary.skipped) == 1 and len(summary.done) == 2
+    outcomes = list(batch.enhance_files(tasks, model, methods.mala_em(iterations=1, draws=1, burn_in=0)))
+    assert [outcome.status for outcome in outcomes] == ["skipped", "done", "done"]
 
 
-def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prior: Path) -> None:
-    audio.write(tmp_path / "a.wav", wave(), RATE)
-    for args in (["enhance"], ["nonsense"], ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--method", "magic", "--prior", prior],
-                 ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--noise", "magic", "--prior", prior],
-                 ["enhance", tmp_path / "a.wav", "-o", tmp_path / "o", "--method", "peem", "--chains", "2", "--prior", prior]):
-        assert run(*args, capsys=capsys, monkeypatch=monkeypatch)[0] == 2
-    for command in ("enhance", "train", "mix", "evaluate", "sample", "demo"):
-        code, out = run(command, "--help", capsys=capsys, monkeypatch=monkeypatch)
-        assert code == 0 and f"ppse {command}" in out or command == "demo"
-    assert run("--version", capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+WRONG = {
+    "nothing to enhance": ["enhance"],
+    "no such command": ["nonsense"],
+    "method": ["enhance", "a.wav", "-o", "o", "--method", "magic"],
+    "noise": ["enhance", "a.wav", "-o", "o", "--noise", "magic"],
+    "chains": ["enhance", "a.wav", "-o", "o", "--method", "peem", "--chains", "2"],
+    "device": ["enhance", "a.wav", "-o", "o", "--device", "abacus"],
+    "weights name": ["train", "speech", "-o", "prior.pt"],
+    "what to compare": ["evaluate", "o"],
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    audio.write("a.wav", wave(), RATE)
+    code, out = run(*WRONG[kind], capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2 and "Traceback" not in out and not Path("o").exists()
+
+
+@pytest.mark.parametrize("command", ["enhance", "train", "mix", "evaluate", "sample", "demo"])
+def test_help_names_every_command_and_its_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    code, out = run(command, "--help", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0 and f"ppse {command}" in out and "--out" in out or command == "evaluate" and "--manifest" in out
+    assert command in run("--help", capsys=capsys, monkeypatch=monkeypatch)[1]
+
+
+def test_version_and_completion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("--version", capsys=capsys, monkeypatch=monkeypatch) == (0, f"ppse {version}")
+    monkeypatch.setenv("_PPSE_COMPLETE", "source_bash")
+    code, out = run(capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0 and "complete" in out and "ppse" in out
+
+
+def test_results_of_every_file_as_json(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "in" / "a [red].wav", wave(), RATE)  # what looks like markup is a name
+    (tmp_path / "in" / "b.wav").write_text("no audio")
+    code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--json", tmp_path / "r.json", "--seed", "7")
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert code == 1 and (made["done"], made["skipped"], made["failed"]) == (1, 0, 1)
+    assert [Path(file["file"]).name for file in made["files"]] == ["a [red].wav", "b.wav"]
+    assert made["settings"]["seed"] == 7 and made["settings"]["versions"]["torch"] and made["real_time_factor"] > 0
+    code, out = ppse("enhance", tmp_path / "gone [red].wav", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and "gone [red].wav: no such file" in out
+
+
+def test_demo_on_the_bundled_and_on_ones_own_recording(ppse, prior: Path, tmp_path: Path) -> None:
+    made = ["enhanced.png", "enhanced.wav", "noise.wav", "noisy.wav"]
+    code, out = ppse("demo", "-o", tmp_path / "demo", "--prior", prior)
+    assert code == 0 and "noisy: si_sdr 3." in out.replace("2.9", "3.") and "enhanced: si_sdr" in out
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == sorted([*made, "scores.json"])
+    assert json.loads((tmp_path / "demo" / "scores.json").read_text())["noisy"]["si_sdr"] == pytest.approx(3.0, abs=0.1)
+    audio.write(tmp_path / "own.wav", wave(0.3, 8_000), 8_000)
+    code, out = ppse("demo", "-o", tmp_path / "own", "--prior", prior, "--input", tmp_path / "own.wav")
+    assert code == 0 and "si_sdr" not in out and sorted(path.name for path in (tmp_path / "own").iterdir()) == made
+    assert soundfile.info(tmp_path / "own" / "enhanced.wav").samplerate == 8_000
+
+
+def test_the_demo_recording_is_small_and_in_order() -> None:
+    clean, noisy = (audio.read(path)[0] for path in (demo.CLEAN, demo.NOISY))
+    assert clean.shape == noisy.shape and 4 < clean.shape[1] / RATE < 8
+    assert demo.CLEAN.stat().st_size + demo.NOISY.stat().st_size < 300_000
+    assert 10 * np.log10(np.mean(clean**2) / np.mean((noisy - clean) ** 2)) == pytest.approx(3.0, abs=0.05)
+    assert np.abs(noisy).max() < 1
 
 
 def test_mix_enhance_evaluate(ppse, prior: Path, tmp_path: Path) -> None:
@@ -205,21 +267,26 @@ def test_mix_enhance_evaluate(ppse, prior: Path, tmp_path: Path) -> None:
         audio.write(tmp_path / "noise" / f"hum_{i}.wav", 0.1 * rng.standard_normal(RATE), RATE)
     corpus = tmp_path / "corpus"
     assert ppse("mix", "--clean", tmp_path / "speech", "--noise", tmp_path / "noise", "-o", corpus, "--snr", "0", "--snr", "5", "--seed", "3")[0] == 0
-    assert ppse("enhance", corpus / "noisy", "-o", tmp_path / "out", "--prior", prior)[0] == 0
-    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", "--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv")
+    assert ppse("enhance", corpus / "noisy", "-o", tmp_path / "out", "--prior", prior, "--json", tmp_path / "t.json")[0] == 0
+    written = ["--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv", "--timing", tmp_path / "t.json"]
+    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", *written)
     assert code == 0 and "+0 dB" in out and "+5 dB" in out
     results = json.loads((tmp_path / "r.json").read_text())
+    assert results["real_time_factor"] == json.loads((tmp_path / "t.json").read_text())["real_time_factor"] > 0
     assert results["versions"]["ppse"] and len(results["files"]) == 4 and (tmp_path / "r.csv").read_text().count("\n") == 5
 
 
 @pytest.mark.slow
-def test_train_resumes_and_its_weights_enhance(ppse, tmp_path: Path) -> None:
+def test_train_and_use_the_weights(ppse, tmp_path: Path) -> None:
     for name in ("a-0", "a-1", "b-0", "c-0"):
         audio.write(tmp_path / "speech" / f"{name}.wav", wave(3.0), RATE)
     out = tmp_path / "prior.safetensors"
     sizes = ("--latent", "4", "--hidden", "16", "--context", "8", "--validation", "0.3")
     assert ppse("train", tmp_path / "speech", "-o", out, "--epochs", "2", "--noisy-epochs", "1", *sizes)[0] == 0
     assert out.exists() and out.with_suffix(".vae.png").exists() and weights.card(out)["hours"]
+    code, said = ppse("train", tmp_path / "speech", "-o", out, "--epochs", "2", "--noisy-epochs", "1", *sizes)
+    assert code == 1 and "is there already" in said
+    assert ppse("train", tmp_path / "speech", "-o", tmp_path / "b.safetensors", "--epochs", "1", "--no-noisy-encoder", *sizes)[0] == 0
     audio.write(tmp_path / "a.wav", wave(), RATE)
     assert ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", out)[0] == 0
     assert ppse("sample", "-o", tmp_path / "s.wav", "--prior", out, "--seconds", "0.5")[0] == 0
