@@ -14,8 +14,8 @@ import torch
 
 import ppse
 from ppse import STFT, audio, methods
-from ppse.inference import resume
 from ppse.infer import TARGET_ACCEPTANCE, adapt_step_size, hmc, log_density, sample
+from ppse.inference import resume
 from ppse.models import NMFNoise, VAESpeech
 from ppse.sampling import sample_speech
 from ppse.stft import level

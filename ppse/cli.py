@@ -74,7 +74,7 @@ def enhance(
     method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
-    rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = 4,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",

@@ -93,7 +93,7 @@ def enhance(
 
     Args:
         recording: an audio file, or samples (N,) or (channels, N); channels are enhanced one by one.
-        model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))`` unless given. It
+        model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))`` unless given. It
             is copied, never changed.
         method: how to infer, :func:`ppse.methods.default` unless given.
         sample_rate: of samples in Hz; of a file it is read.
@@ -115,7 +115,7 @@ def enhance(
     else:
         samples = np.atleast_2d(np.asarray(recording, dtype=np.float32))
     audio.check(samples, str(recording) if isinstance(recording, str | os.PathLike) else "the samples")
-    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))
+    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))
     method, stft = method or methods.default(), STFT()
     model = copy.deepcopy(model).to(device)
     result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)

@@ -64,7 +64,8 @@ def test_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
     source = next((tmp_path / "source").iterdir())
     assert (source / "models" / "vae.py").exists()
     run = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)],
+        capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr + run.stdout
     with zipfile.ZipFile(next((tmp_path / "wheel").iterdir())) as archive:
@@ -81,7 +82,8 @@ def test_editable_install(tmp_path: Path, mode: str) -> None:
     parent = next(path for path in sys.path if path.endswith("site-packages"))
     options = [] if mode == "default" else ["--config-settings", f"editable_mode={mode}"]
     run = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--prefix", str(environment), "--ignore-installed", *options, "-e", str(ROOT)],
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed",
+         "--prefix", str(environment), *options, "-e", str(ROOT)],
         capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -2,7 +2,8 @@
 
 A kernel moves all blocks of all chains at once and accepts each block of each chain on its own. State holds
 what the next step needs; Info is for people and diagnostics. A step size is one number, or a tensor that
-broadcasts against the blocks (``target.shape``).
+broadcasts against the blocks (``target.shape``). ``scale`` (site → tensor that broadcasts against its position) is a
+guess of the posterior standard deviations; the kernel then moves as if the target had been whitened by it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Kernel(NamedTuple):
     step: Callable[[State], tuple[State, Info]]
 
 
-def metropolis(target: LogDensity, step_size: StepSize = 0.1) -> Kernel:
+def metropolis(target: LogDensity, step_size: StepSize = 0.1, scale: Position | None = None) -> Kernel:
     """Random-walk Metropolis: z' ~ N(z, step_size^2 I), accepted with min(1, p(z') / p(z)) per block.
 
     References:
@@ -55,8 +56,8 @@ def metropolis(target: LogDensity, step_size: StepSize = 0.1) -> Kernel:
 
     def step(state: State) -> tuple[State, Info]:
         assert state.log_density is not None
-        scale = _per_site(target, step_size)
-        proposal = {k: v + scale[k] * torch.randn_like(v) for k, v in state.position.items()}
+        width = _per_site(target, step_size, scale)
+        proposal = {k: v + width[k] * torch.randn_like(v) for k, v in state.position.items()}
         with torch.no_grad():
             log_density = _dead_if_nan(target(proposal))
         return _decide(target, state, State(proposal, log_density, None), log_density - state.log_density)
@@ -64,7 +65,7 @@ def metropolis(target: LogDensity, step_size: StepSize = 0.1) -> Kernel:
     return Kernel(init, step)
 
 
-def langevin(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
+def langevin(target: LogDensity, step_size: StepSize = 0.01, scale: Position | None = None) -> Kernel:
     """Unadjusted Langevin: z' = z + (step_size / 2) grad log p(z) + sqrt(step_size) xi, always accepted.
 
     Biased: the law it leaves invariant is wider than the target by order ``step_size``. One gradient a step.
@@ -81,7 +82,7 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
 
     def step(state: State) -> tuple[State, Info]:
         log_density, gradient = target.value_and_grad(state.position)
-        eta = _per_site(target, step_size)
+        eta = {k: e * e for k, e in _per_site(target, _root(step_size), scale).items()}
         proposal = {
             k: v + 0.5 * eta[k] * gradient[k] + _root(eta[k]) * torch.randn_like(v) for k, v in state.position.items()
         }
@@ -92,7 +93,7 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
     return Kernel(init, step)
 
 
-def mala(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
+def mala(target: LogDensity, step_size: StepSize = 0.01, scale: Position | None = None) -> Kernel:
     """Metropolis-adjusted Langevin: the proposal of :func:`langevin`, accepted with p(z') q(z | z') / (p(z) q(z' | z)) per block.
 
     References:
@@ -104,7 +105,7 @@ def mala(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
 
     def step(state: State) -> tuple[State, Info]:
         assert state.log_density is not None and state.gradient is not None
-        eta = _per_site(target, step_size)
+        eta = {k: e * e for k, e in _per_site(target, _root(step_size), scale).items()}
         noise = {k: torch.randn_like(v) for k, v in state.position.items()}
         proposal = {
             k: v + 0.5 * eta[k] * state.gradient[k] + _root(eta[k]) * noise[k] for k, v in state.position.items()
@@ -122,7 +123,7 @@ def mala(target: LogDensity, step_size: StepSize = 0.01) -> Kernel:
     return Kernel(init, step)
 
 
-def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10) -> Kernel:
+def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10, scale: Position | None = None) -> Kernel:
     """Hamiltonian Monte Carlo: ``steps`` leapfrog steps of size ``step_size`` with unit mass, accepted per block.
 
     The number of steps is drawn uniformly from 1 to ``steps`` at every move, so that no orbit of the target
@@ -139,7 +140,7 @@ def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10) -> Kern
 
     def step(state: State) -> tuple[State, Info]:
         assert state.log_density is not None and state.gradient is not None
-        eps = _per_site(target, step_size)
+        eps = _per_site(target, step_size, scale)
         start = {k: torch.randn_like(v) for k, v in state.position.items()}
         momentum, now = start, state
         for _ in range(int(torch.randint(1, steps + 1, ()))):
@@ -181,11 +182,14 @@ def _choose(target: LogDensity, where: Tensor, new: Position, old: Position) -> 
     return {k: torch.where(target.spread(where, k), new[k], old[k]) for k in old}
 
 
-def _per_site(target: LogDensity, step_size: StepSize) -> dict[str, StepSize]:
+def _per_site(target: LogDensity, step_size: StepSize, scale: Position | None) -> dict[str, StepSize]:
+    """The step of every coordinate: that of its block, times its scale where one is given."""
     if not isinstance(step_size, Tensor) or step_size.dim() == 0:
-        return dict.fromkeys(target.sites, step_size)
-    full = step_size.expand(target.shape)
-    return {name: target.spread(full, name) for name in target.sites}
+        steps: dict[str, StepSize] = dict.fromkeys(target.sites, step_size)
+    else:
+        full = step_size.expand(target.shape)
+        steps = {name: target.spread(full, name) for name in target.sites}
+    return steps if scale is None else {name: step * scale.get(name, 1.0) for name, step in steps.items()}
 
 
 def _root(value: StepSize) -> StepSize:
