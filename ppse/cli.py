@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
 from . import __version__, audio, batch, evaluation, methods, mixing, plots, recipe, sampling, training, weights
 from . import demo as demonstration
+from .enhance import RANK
 from .mixture import Mixture
 from .models import NMFNoise, StationaryNoise, VAESpeech
 
@@ -74,7 +75,7 @@ def enhance(
     method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
-    rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = RANK,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -99,7 +100,7 @@ def enhance(
     for outcome in outcomes:
         _complain(f"failed: {outcome.note}")
     with _progress() as progress:
-        files = progress.add_task("files", total=len(tasks))
+        files = progress.add_task("0 files done", total=len(tasks))
         now = progress.add_task("", total=1.0)
         todo = batch.enhance_files(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras,
@@ -107,7 +108,7 @@ def enhance(
         )
         for outcome in todo:
             outcomes.append(outcome)
-            progress.advance(files)
+            progress.update(files, advance=1, description=f"{len(outcomes)} files done")
             if outcome.note and outcome.status != "skipped":
                 _complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
     settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "chains": chains, "seed": seed, "device": device}
@@ -247,7 +248,7 @@ def demo(
     prior: Annotated[str, typer.Option(help="As for 'ppse enhance'.")] = "vae",
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
-    chosen, model = _method(method, None), _model(prior, "nmf", 8)
+    chosen, model = _method(method, None), _model(prior, "nmf", RANK)
     with _progress() as progress:
         bar = progress.add_task("demo", total=1.0)
         result, scores = demonstration.run(out, recording, model, chosen, lambda done: progress.update(bar, completed=done))
@@ -286,6 +287,6 @@ def _complain(text: str) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=errors, transient=True) as progress:
         yield progress

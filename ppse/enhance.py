@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 WINDOW, OVERLAP = 60.0, 4.0
 """Seconds of a recording that are inferred at once, and by which neighbouring windows overlap and are cross-faded."""
 
+RANK = 4
+"""Patterns of the NMF noise, unless a model is given."""
+
 
 class Trace(NamedTuple):
     """How inference went on one window of one channel: the objective per EM iteration (nats per bin), and the mean acceptance per
@@ -115,7 +118,7 @@ def enhance(
     else:
         samples = np.atleast_2d(np.asarray(recording, dtype=np.float32))
     audio.check(samples, str(recording) if isinstance(recording, str | os.PathLike) else "the samples")
-    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))
+    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK))
     method, stft = method or methods.default(), STFT()
     model = copy.deepcopy(model).to(device)
     result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
