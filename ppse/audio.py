@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """File types that folders are searched for."""
 
+MAX_PEAK = 1e12
+"""Largest sample that is taken for sound: beyond, powers leave the range of 32-bit floats."""
+
 Wave = NDArray[np.float32]
 
 
@@ -76,7 +79,7 @@ def check(samples: NDArray[np.floating], where: str) -> None:
     """Refuse samples (channels, N) that no inference can use.
 
     Raises:
-        AudioError: when there is no sample, or one is NaN or infinite (the message gives the time index).
+        AudioError: when there is no sample, or one is NaN, infinite (the message gives the time index) or absurdly large.
     """
     if samples.ndim != 2 or samples.size == 0:
         raise AudioError(f"{where}: no samples (shape {samples.shape}); expected a recording of at least one sample")
@@ -84,6 +87,9 @@ def check(samples: NDArray[np.floating], where: str) -> None:
     if broken.any():
         first = int(np.argwhere(broken.any(0))[0, 0])
         raise AudioError(f"{where}: {int(broken.sum())} samples are NaN or infinite, the first at index {first}; repair or re-export the file")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        raise AudioError(f"{where}: samples up to {peak:.1e}, full scale is 1; no recording is so loud, re-export the file")
 
 
 def read_mono(path: str | os.PathLike[str], rate: int = 16_000) -> Wave:

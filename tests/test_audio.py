@@ -93,6 +93,9 @@ def test_check_counts_what_is_not_finite() -> None:
         audio.check(broken, "here")
     with pytest.raises(audio.AudioError, match="at least one sample"):
         audio.check(np.zeros((2, 0)), "here")
+    audio.check(np.full((1, 3), 3e9), "here")  # integers that nobody scaled
+    with pytest.raises(audio.AudioError, match="samples up to 1.0e\\+20, full scale is 1"):
+        audio.check(np.full((1, 3), -1e20), "here")
 
 
 def test_unknown_type_is_refused(tmp_path: Path) -> None:
