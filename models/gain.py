@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Source, Startable
+from ..mixture import Followable, Frames, Source, Startable, Updatable
 from ._multiplicative import over_draws, per_draw_averages, scaled
 
 
@@ -57,9 +57,16 @@ class FrameGain(PyroModule):
         return ComplexNormal(gain.sqrt() * law.loc, gain * law.var)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
-        """One multiplicative step on every gain; returns the new variance. See :meth:`NMFNoise.update`."""
+        """One multiplicative step on every gain, then the update of the wrapped source; returns the new variance.
+
+        Divided by the gains, power and variances are those of a mixture with the wrapped source itself. Assumes that
+        it has zero mean. See :meth:`NMFNoise.update`.
+        """
         a, b = per_draw_averages(power, others + own, observed)
         raise_, lower = (over_draws(own * v).sum(-1) for v in (a, b))
         old = self.gain
         self.gain = scaled(old, raise_, lower)
-        return own * (self.gain / old).unsqueeze(-1)
+        gain, own = self.gain.unsqueeze(-1), own * (self.gain / old).unsqueeze(-1)
+        if isinstance(self.source, Updatable):
+            own = gain * self.source.update(power / gain, own / gain, others / gain, observed)
+        return own
