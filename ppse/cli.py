@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from typer.core import TyperGroup
 
 from . import __version__, audio, batch, evaluation, methods, mixing, plots, recipe, sampling, training, weights
 from . import demo as demonstration
+from .console import Commands, complain, progress_bars, say
 from .enhance import RANK
 from .mixture import Mixture
 from .models import NMFNoise, StationaryNoise, VAESpeech
@@ -27,29 +23,12 @@ from .models import NMFNoise, StationaryNoise, VAESpeech
 METHODS = {maker.__name__: maker for maker in methods.ALL}
 
 
-class Commands(TyperGroup):
-    """Commands whose failures end in a message and an exit code, not in a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _complain("interrupted: what is finished stays; run the same command again to go on from there")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # `ppse evaluate … | head`
-            raise
-        except (ValueError, OSError) as error:  # AudioError and WeightsError among them
-            _complain(f"error: {error}")
-            raise typer.Exit(1) from None
-
-
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Speech enhancement by inverting generative models: a prior of clean speech, a model of noise, and posterior inference. "
-    "Nothing is trained on noisy recordings.",
+    "No recorded noise is needed to train it.",
 )
-console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -98,8 +77,8 @@ def enhance(
     extras = batch.Extras(keep_noise, std, plot)
     tasks, outcomes = batch.plan(inputs, out, extras)
     for outcome in outcomes:
-        _complain(f"failed: {outcome.note}")
-    with _progress() as progress:
+        complain(f"failed: {outcome.note}")
+    with progress_bars() as progress:
         files = progress.add_task("0 files done", total=len(tasks))
         now = progress.add_task("", total=1.0)
         todo = batch.enhance_files(
@@ -110,13 +89,13 @@ def enhance(
             outcomes.append(outcome)
             progress.update(files, advance=1, description=f"{len(outcomes)} files done")
             if outcome.note and outcome.status != "skipped":
-                _complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
+                complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
     settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "chains": chains, "seed": seed, "device": device}
     summary = batch.summary(outcomes, settings | {"versions": {"ppse": __version__, "torch": str(torch.__version__)}})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
     speed = f"; real-time factor {summary['real_time_factor']:.2f}" if summary["done"] else ""
-    console.print(f"{summary['done']} enhanced, {summary['skipped']} there already, {summary['failed']} failed{speed}", markup=False)
+    say(f"{summary['done']} enhanced, {summary['skipped']} there already, {summary['failed']} failed{speed}")
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -148,7 +127,7 @@ def train(
         raise typer.BadParameter(f"'{out}' should end in .safetensors", param_hint="--out")
     settings = recipe.Recipe(latent, tuple(hidden), context if noisy_encoder else 0, epochs, noisy_epochs, patience, validation, seed)
     limits = {"vae": epochs, "noisy": noisy_epochs}
-    with _progress() as progress:
+    with progress_bars() as progress:
         bars = {"read": progress.add_task("read", total=None)}
 
         def report(stage: str, log: list[training.Epoch]) -> None:
@@ -156,15 +135,15 @@ def train(
                 bars[stage] = progress.add_task(stage, total=limits[stage])
             progress.update(bars[stage], completed=len(log))
             last = log[-1]
-            console.print(f"{stage} {last.epoch + 1}/{limits[stage]}: training {last.training:.1f}, validation {last.validation:.1f} nats per frame "
-                          f"({last.seconds:.0f} s)", markup=False)
+            say(f"{stage} {last.epoch + 1}/{limits[stage]}: training {last.training:.1f}, validation {last.validation:.1f} nats per frame "
+                          f"({last.seconds:.0f} s)")
             plots.plot_training(log, out.with_suffix(f".{stage}.png"))
 
         recipe.train_prior(
             inputs, out, settings, note=data_note, licence=licence, report=report,
             reading=lambda done, total: progress.update(bars["read"], completed=done, total=total),
         )
-    console.print(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …", markup=False)
+    say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
 
 
 @app.command()
@@ -180,10 +159,10 @@ def mix(
 
     Example: `ppse mix --clean speech/ --noise noise/ --snr 0 --snr 5 -o corpus/`
     """
-    with _progress() as progress:
+    with progress_bars() as progress:
         bar = progress.add_task("mix", total=None)
         manifest = mixing.mix(clean, noise, out, snr, count, seed, report=lambda done, total: progress.update(bar, completed=done, total=total))
-    console.print(f"wrote {manifest}", markup=False)
+    say(f"wrote {manifest}")
 
 
 @app.command()
@@ -210,7 +189,7 @@ def evaluate(
     else:
         raise typer.BadParameter("give --manifest, or both --clean and --noisy")
     factor = json.loads(timing.read_text()).get("real_time_factor") if timing else None
-    with _progress() as progress:
+    with progress_bars() as progress:
         bar = progress.add_task("score", total=len(items))
         scores = evaluation.evaluate(items, lambda done, _: progress.update(bar, completed=done))
     rows = evaluation.summarise(scores, seed)
@@ -237,7 +216,7 @@ def sample(
     """
     audio.check_writable(out)
     audio.write(out, sampling.sample_speech(VAESpeech.pretrained(prior), seconds, seed, smoothness).numpy(), 16_000)
-    console.print(f"wrote {out}", markup=False)
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -249,13 +228,13 @@ def demo(
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
     chosen, model = _method(method, None), _model(prior, "nmf", RANK)
-    with _progress() as progress:
+    with progress_bars() as progress:
         bar = progress.add_task("demo", total=1.0)
         result, scores = demonstration.run(out, recording, model, chosen, lambda done: progress.update(bar, completed=done))
     for name, values in scores.items():
-        console.print(f"{name:>9}:  " + "  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), markup=False)
+        say(f"{name:>9}:  " + "  ".join(f"{metric} {value:.2f}" for metric, value in values.items()))
     files = "noisy.wav, enhanced.wav, noise.wav, enhanced.png"
-    console.print(f"real-time factor {result.real_time_factor:.2f}; wrote {files} to {out}", markup=False)
+    say(f"real-time factor {result.real_time_factor:.2f}; wrote {files} to {out}")
 
 
 def _model(prior: str, noise: str, rank: int) -> Mixture:
@@ -279,14 +258,3 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"'{name}' cannot be used here: {str(error).splitlines()[0]}", param_hint="--device") from None
-
-
-def _complain(text: str) -> None:
-    errors.print(text, markup=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=errors, transient=True) as progress:
-        yield progress

@@ -1,0 +1,49 @@
+"""How the commands talk: results to standard output; progress, complaints and errors to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typer.core import TyperGroup
+
+_output = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Commands(TyperGroup):
+    """Commands whose failures end in a message and an exit code, not in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("interrupted: what is finished stays; run the same command again to go on from there")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # `ppse evaluate … | head`
+            raise
+        except (ValueError, OSError) as error:  # AudioError and WeightsError among them
+            complain(f"error: {error}")
+            raise typer.Exit(1) from None
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    _output.print(text, markup=False)
+
+
+def complain(text: str) -> None:
+    """Print what went wrong, or what the user should know."""
+    _errors.print(text, markup=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress bars that vanish at the end; nothing where no terminal is."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
+        yield progress
