@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import torch
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
@@ -19,13 +22,17 @@ class NMFNoise(PyroModule):
     sample sites; ``poutine.lift`` over "noise.W" and "noise.H" makes it Bayesian. In a batch every
     utterance has its own, (B, 1, 1, F, K) and (B, 1, T, K).
 
+    With ``spacing`` above 1 the activations are linear between knots and ``H`` (J, K) has their values there: noise
+    that changes more slowly than speech cannot take its place.
+
     Args:
         rank: K, number of spectral patterns that are estimated from the recording.
         dictionary: (F, K0) fixed patterns from :func:`learn_dictionary`, kept as they are beside the free
             ones (semi-supervised NMF); ``rank`` may then be 0.
+        spacing: frames from knot to knot at most; 1 lets the activations of every frame be what they like.
 
     Raises:
-        ValueError: when there is no pattern at all, or the dictionary is not a non-negative matrix.
+        ValueError: when there is no pattern at all, the dictionary is not a non-negative matrix, or spacing is below 1.
 
     References:
         Fevotte, Bertin & Durrieu (2009), Nonnegative matrix factorization with the Itakura-Saito divergence.
@@ -35,13 +42,15 @@ class NMFNoise(PyroModule):
     W: Tensor
     H: Tensor
 
-    def __init__(self, rank: int = 8, dictionary: Tensor | None = None) -> None:
+    def __init__(self, rank: int = 8, dictionary: Tensor | None = None, spacing: int = 1) -> None:
         super().__init__()
         if rank < 0 or (rank == 0 and dictionary is None):
             raise ValueError(f"NMFNoise: rank={rank} without a dictionary leaves no pattern; use rank >= 1 or give a dictionary")
         if dictionary is not None and (dictionary.dim() != 2 or not (dictionary >= 0).all()):
             raise ValueError(f"NMFNoise: dictionary must be a non-negative (F, K) matrix, found shape {tuple(dictionary.shape)}")
-        self.rank = rank
+        if spacing < 1:
+            raise ValueError(f"NMFNoise: spacing={spacing}; expected 1 frame or more from knot to knot")
+        self.rank, self.spacing = rank, spacing
         self.register_buffer("dictionary", dictionary)
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
@@ -59,15 +68,22 @@ class NMFNoise(PyroModule):
         seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
         mean = (power * seen).sum((-2, -1), keepdim=True) / seen.sum((-2, -1), keepdim=True).clamp_min(1)
         count = self.rank + (0 if self.dictionary is None else self.dictionary.shape[-1])
-        h = torch.rand(*x.shape[:-1], count, dtype=power.dtype, device=x.device) * (2 * x.shape[-1] / count) * mean
+        shape = x.shape[:-1]
+        if self.spacing > 1:
+            shape = *x.shape[:-2], *((1,) if x.dim() > 2 else ()), len(_tents(x.shape[-2], self.spacing))
+        h = torch.rand(*shape, count, dtype=power.dtype, device=x.device) * (2 * x.shape[-1] / count)
+        h = h * mean.reshape(*mean.shape[:-2], *(1,) * (h.dim() - mean.dim() + 2))
         self.H = PyroParam(h.clamp_min(PARAMETER_FLOOR), constraints.positive)
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the noise STFT, (…, T, F), in squared STFT units."""
         w = self._patterns()
-        with frames:
-            h = self.H
-        return ComplexNormal(0j, _product(h, w))
+        if self.spacing == 1:
+            with frames:
+                h = self.H
+        else:
+            h = self.H  # shared by frames, so outside of their plate, with a slot for it as W has
+        return ComplexNormal(0j, _product(self._at_frames(self._aligned(h), frames.size), w))
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """One multiplicative step on W, then on H, each with fresh variances; then W to unit columns.
@@ -81,7 +97,9 @@ class NMFNoise(PyroModule):
         Returns:
             the new variance of the noise. The expected log-likelihood of x has not fallen.
         """
-        h, w = self.H, self._patterns()
+        w, n_frames = self._patterns(), own.shape[-2]
+        knots = self._aligned(self.H)
+        h = self._at_frames(knots, n_frames)
         if self.rank:
             a, b = (over_draws(v) for v in per_draw_averages(power, others + own, observed))
             free = w[..., -self.rank :]
@@ -90,14 +108,26 @@ class NMFNoise(PyroModule):
             w = torch.cat([w[..., : -self.rank], new.reshape(free.shape)], -1)
             own = _product(h, w)
         a, b = (over_draws(v) for v in per_draw_averages(power, others + own, observed))
-        h = scaled(h, a @ _flat(w), b @ _flat(w))
+        knots = scaled(knots, self._at_knots(a @ _flat(w)), self._at_knots(b @ _flat(w)))
         if self.rank:
             scale = w.sum(-2, keepdim=True)
             scale[..., : -self.rank] = 1  # the dictionary stays as it is
-            w, h = w / scale, h * scale.squeeze(-2)
+            w, knots = w / scale, knots * scale.squeeze(-2)
             self.W = w[..., -self.rank :].clamp_min(PARAMETER_FLOOR)
-        self.H = h.clamp_min(PARAMETER_FLOOR)
-        return _product(h, w)
+        self.H = knots.reshape(self.H.shape).clamp_min(PARAMETER_FLOOR)
+        return _product(self._at_frames(knots, n_frames), w)
+
+    def _aligned(self, h: Tensor) -> Tensor:
+        """H as (…, T, K) or (…, J, K): at knots it has a slot for the frames plate to drop."""
+        return h if self.spacing == 1 else _flat(h)
+
+    def _at_frames(self, h: Tensor, n_frames: int) -> Tensor:
+        """Values at the knots (…, J, K) -> at the frames (…, T, K)."""
+        return h if self.spacing == 1 else _tents(n_frames, self.spacing).to(h).mT @ h
+
+    def _at_knots(self, value: Tensor) -> Tensor:
+        """The transpose: what the frames (…, T, K) say to the knots that they lie between, (…, J, K)."""
+        return value if self.spacing == 1 else _tents(value.shape[-2], self.spacing).to(value) @ value
 
     def _patterns(self) -> Tensor:
         # Not hasattr: that reads H outside of the frames plate, where a handler such as lift would then see it.
@@ -127,6 +157,16 @@ def learn_dictionary(power: Tensor, rank: int = 16, iterations: int = 200, seed:
         for _ in range(iterations):
             own = noise.update(power, own, torch.full_like(own, PARAMETER_FLOOR))
         return noise.W.detach().clone()
+
+
+@lru_cache(maxsize=16)
+def _tents(n_frames: int, spacing: int) -> Tensor:
+    """Linear interpolation as a matrix (J, T): knots ``spacing`` frames apart or a little less, the first and the last frame among them."""
+    if n_frames == 1:
+        return torch.ones(1, 1)
+    intervals = math.ceil((n_frames - 1) / spacing)
+    knots = torch.linspace(0, n_frames - 1, intervals + 1)
+    return (1 - (torch.arange(n_frames) - knots.unsqueeze(-1)).abs() * intervals / (n_frames - 1)).clamp_min(0)
 
 
 def _flat(w: Tensor) -> Tensor:

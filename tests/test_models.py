@@ -1,3 +1,6 @@
+import math
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -49,6 +52,8 @@ def bare(frames: Frames) -> ComplexNormal:
 SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {
     "stationary": (StationaryNoise(), ()),
     "nmf": (NMFNoise(3), ()),
+    "nmf with knots": (NMFNoise(3, spacing=4), ()),
+    "nmf with dictionary and knots": (NMFNoise(2, _dictionary(), spacing=3), ()),
     "nmf with dictionary": (NMFNoise(3, _dictionary()), ()),
     "dictionary alone": (NMFNoise(0, _dictionary()), ()),
     "vae": (_vae(), ("encoder",)),
@@ -210,16 +215,17 @@ def test_update_leaves_a_fixed_point_alone_and_finds_the_maximum_likelihood() ->
     torch.testing.assert_close(noise.spectrum, x.abs().square().mean(0), rtol=1e-6, atol=0)
 
 
-def test_nmf_batch_equals_loop() -> None:
+@pytest.mark.parametrize("spacing", [1, 4])
+def test_nmf_batch_equals_loop(spacing: int) -> None:
     x = torch.randn(3, 1, T, F, dtype=torch.complex128)
-    batch = Mixture(noise=NMFNoise(2, _dictionary()))
+    batch = Mixture(noise=NMFNoise(2, _dictionary(), spacing))
     batch.start(x)
     start = batch.noise.W.detach().clone(), batch.noise.H.detach().clone()
     with torch.no_grad():
         for _ in range(5):
             batch.update(x, batch(x))
         for b in range(3):
-            one = Mixture(noise=NMFNoise(2, batch.noise.dictionary))
+            one = Mixture(noise=NMFNoise(2, batch.noise.dictionary, spacing))
             one.start(x[b, 0])
             one.noise.W, one.noise.H = start[0][b, 0, 0], start[1][b, 0]
             for _ in range(5):
@@ -238,6 +244,20 @@ def test_nmf_starts_at_the_power_of_the_recording_and_follows() -> None:
     assert torch.equal(noise.W, w) and noise.H.shape == (20, 6)
 
 
+@pytest.mark.parametrize("n_frames", [1, 2, 5, 6, 7, 40])
+def test_activations_are_linear_between_knots(n_frames: int) -> None:
+    noise = NMFNoise(2, spacing=5)
+    noise.start(torch.randn(n_frames, F, dtype=torch.complex64))
+    knots = noise.H.shape[0]
+    assert knots == (1 if n_frames == 1 else math.ceil((n_frames - 1) / 5) + 1)
+    variance = noise(pyro.plate("frames", n_frames, dim=-1)).var
+    ends = noise.H[[0, -1]] @ noise.W.mT
+    torch.testing.assert_close(variance[[0, -1]], ends)
+    if n_frames == 40:  # eight stretches of 4.875 frames: what is linear has no second difference
+        bends = variance.diff(n=2, dim=0).abs().amax(-1) > 1e-5 * variance.max()
+        assert bends.sum() <= 2 * 7
+
+
 def test_learnt_dictionary_finds_the_patterns() -> None:
     true = torch.zeros(12, 2, dtype=torch.float64) + 1e-3
     true[:5, 0], true[7:, 1] = 0.2, 0.2
@@ -253,9 +273,12 @@ def test_learnt_dictionary_finds_the_patterns() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "no pattern"), ((-1,), "no pattern"), ((2, torch.ones(3)), "non-negative"), ((2, -torch.ones(3, 2)), "non-negative")],
+    [
+        ((0,), "no pattern"), ((-1,), "no pattern"), ((2, torch.ones(3)), "non-negative"), ((2, -torch.ones(3, 2)), "non-negative"),
+        ((2, None, 0), "spacing=0"),
+    ],
 )
-def test_nmf_without_patterns_is_refused(arguments: tuple[int, Tensor], message: str) -> None:
+def test_bad_nmf_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NMFNoise(*arguments)
 
