@@ -68,7 +68,7 @@ class NMFNoise(PyroModule):
         seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
         mean = (power * seen).sum((-2, -1), keepdim=True) / seen.sum((-2, -1), keepdim=True).clamp_min(1)
         count = self.rank + (0 if self.dictionary is None else self.dictionary.shape[-1])
-        shape = x.shape[:-1]
+        shape: tuple[int, ...] = x.shape[:-1]
         if self.spacing > 1:
             shape = *x.shape[:-2], *((1,) if x.dim() > 2 else ()), len(_tents(x.shape[-2], self.spacing))
         h = torch.rand(*shape, count, dtype=power.dtype, device=x.device) * (2 * x.shape[-1] / count)
