@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import soundfile
 
-from . import audio
+from . import __version__, audio
 
 RATE = 16_000
 
 
 class Entry(TypedDict):
-    """One mixture: files relative to the manifest, length in samples, SNR in dB.
+    """One mixture: files relative to the manifest, length in samples, SNR in dB, and what made it.
 
+    Every entry says what made it, so that a part of a manifest, or several in one, still do.
     Manifests of other toolkits lack some fields and may give the length in seconds.
     """
 
@@ -30,6 +32,8 @@ class Entry(TypedDict):
     length: int
     noise_type: str
     snr: float
+    seed: int
+    versions: dict[str, str]
 
 
 def noise_type(path: Path) -> str:
@@ -47,9 +51,10 @@ def mix(
 ) -> Path:
     """Write ``noisy/``, ``clean/``, ``noise/`` (32-bit float wav, 16 kHz, noisy = clean + noise) and ``manifest.json``.
 
-    Utterances come in random order without repetition until all are used; SNRs and noise files take turns, so all are
-    equally frequent. The SNR is that of the powers over the whole utterance. A noise starts at a random place and
-    is repeated when it is too short.
+    Utterances come in random order without repetition until all are used. SNRs take turns, and so do the noise files (in
+    random order), shifted against each other so that all pairs come up: the counts of SNRs and of noise files differ by one
+    at most. The SNR is that of the powers over the whole utterance. A noise starts at a random place and is
+    repeated when it is too short.
 
     Args:
         clean, noise: files, folders or patterns.
@@ -60,7 +65,7 @@ def mix(
         the path of the manifest.
 
     Raises:
-        AudioError: when there is no audio, or a file is silent.
+        AudioError: when there is no audio, or a file cannot be read, is silent or not finite; it is named.
         ValueError: no SNR, one that is not finite, or a count below one.
     """
     if not snrs or not all(math.isfinite(snr) for snr in snrs):
@@ -72,11 +77,13 @@ def mix(
     total = len(speech_files) if count is None else count
     order = np.concatenate([rng.permutation(len(speech_files)) for _ in range(-(-total // len(speech_files)))])[:total]
     noise_order = rng.permutation(len(noise_files))
+    period = math.lcm(len(snrs), len(noise_files))  # after which the same pairs would come again
+    versions = {"ppse": __version__, "numpy": np.__version__, "soundfile": soundfile.__version__}
     manifest: dict[str, Entry] = {}
     for i, choice in enumerate(order):
         speech_file, snr = speech_files[choice], float(snrs[i % len(snrs)])
-        noise_file = noise_files[noise_order[(i // len(snrs)) % len(noise_files)]]
-        s, n = audio.read_mono(speech_file, RATE), audio.read_mono(noise_file, RATE)
+        noise_file = noise_files[noise_order[(i + i // period) % len(noise_files)]]
+        s, n = _read(speech_file), _read(noise_file)
         start = int(rng.integers(max(1, n.size - s.size + 1)))
         n = np.resize(n[start:], s.size)
         if not s.any() or not n.any():
@@ -87,13 +94,20 @@ def mix(
             audio.write(root / kind / f"{name}.wav", wave, RATE, subtype="FLOAT")
         manifest[name] = Entry(
             utt_name=name, noisy_wav=f"noisy/{name}.wav", clean_wav=f"clean/{name}.wav", noise_wav=f"noise/{name}.wav",
-            length=int(s.size), noise_type=noise_type(noise_file), snr=snr,
+            length=int(s.size), noise_type=noise_type(noise_file), snr=snr, seed=seed, versions=versions,
         )
         if report:
             report(i + 1, total)
     path = root / "manifest.json"
     audio.write_text(path, json.dumps(manifest, indent=1))
     return path
+
+
+def _read(path: Path) -> audio.Wave:
+    """A file that can be mixed, (N,)."""
+    wave = audio.read_mono(path, RATE)
+    audio.check(wave[None], str(path))
+    return wave
 
 
 def read_manifest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,30 @@ def test_choices_are_balanced(material, tmp_path):
     assert set(used.values()) == {6}
 
 
+@pytest.mark.parametrize(("snrs", "count"), [((0, 5), 8), ((-5, 0, 5), 11), ((-5, 0, 5, 10), 14)])
+def test_noises_and_snrs_are_equally_frequent_at_any_count(material, tmp_path, snrs, count):
+    clean, noise = material
+    entries = mixing.read_manifest(mixing.mix([clean / "p0-a.wav"], [noise], tmp_path / "out", snrs, count=count)).values()
+    for choices, total in ((Counter(entry["noise_type"] for entry in entries), 3), (Counter(entry["snr"] for entry in entries), len(snrs))):
+        assert len(choices) == total and max(choices.values()) - min(choices.values()) <= 1
+
+
+def test_order_of_noises_is_random_and_from_the_seed(material, tmp_path):
+    clean, noise = material
+    orders = {
+        tuple(entry["noise_type"] for entry in mixing.read_manifest(mixing.mix([clean], [noise], tmp_path / f"{seed}", [0], seed=seed)).values())
+        for seed in range(8)
+    }
+    assert len(orders) > 1 and all(sorted(order) == ["cafe", "rain", "wide"] for order in orders)
+
+
+def test_the_manifest_says_what_made_it(material, tmp_path):
+    clean, noise = material
+    for entry in json.loads(mixing.mix([clean], [noise], tmp_path / "out", [0], seed=11).read_text()).values():
+        assert entry["seed"] == 11
+        assert entry["versions"] == {name: version(name) for name in ("ppse", "numpy", "soundfile")}
+
+
 def test_same_seed_same_corpus(material, tmp_path):
     clean, noise = material
     first, again, other = (
@@ -114,6 +139,16 @@ def test_silence_has_no_snr(material, tmp_path):
         mixing.mix([silent], [noise], tmp_path / "out", [0])
     with pytest.raises(AudioError, match=r"silent\.wav: is silent"):
         mixing.mix([clean], [silent], tmp_path / "out", [0])
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_what_is_not_finite_is_named(material, tmp_path):
+    clean, noise = material
+    broken = tmp_path / "broken.wav"
+    audio.write(broken, np.array([0.1, np.nan, 0.2] * 2000), 16_000, subtype="FLOAT")
+    for speech, other in (([broken], [noise]), ([clean], [broken])):
+        with pytest.raises(AudioError, match=r"broken\.wav: 2000 samples are NaN or infinite, the first at index 1"):
+            mixing.mix(speech, other, tmp_path / "out", [0])
     assert not (tmp_path / "out/manifest.json").exists()
 
 
