@@ -17,8 +17,9 @@ class EncoderGuide(PyroModule):
     """q(z_t | x) = N(m_t(x), diag s_t(x)^2), with m and s from an encoder. Same signature as :class:`Mixture`.
 
     Args:
-        encoders: site name → encoder, which maps an STFT (…, T, F) to mean and standard deviation (…, T, L);
-            e.g. ``EncoderGuide({"speech.z": vae.encoder})``.
+        encoders: site name → encoder, e.g. ``EncoderGuide({"speech.z": vae.encoder})``. Called with an STFT (…, T, F) and,
+            where not all bins count, with ``observed`` as in :meth:`Mixture.forward`, so that padding is no context to it;
+            returns mean and standard deviation (…, T, L).
     """
 
     def __init__(self, encoders: dict[str, nn.Module]) -> None:
@@ -32,14 +33,15 @@ class EncoderGuide(PyroModule):
         frames = pyro.plate("frames", x.shape[-2], dim=-1)
         draws = {}
         with utterances(x), frames:
-            for site, (loc, scale) in self.laws(x).items():
+            for site, (loc, scale) in self.laws(x, observed).items():
                 draws[site] = pyro.sample(site, dist.Normal(loc, scale).to_event(1))
         return draws
 
-    def laws(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def laws(self, x: Tensor, observed: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of every site, without drawing."""
         modules = self._modules.values()  # not getattr: Pyro would make a parameter site of every weight
-        return {site: module(x) for site, module in zip(self.sites, modules, strict=True) if module is not None}
+        given = (x,) if observed is None else (x, observed)
+        return {site: module(*given) for site, module in zip(self.sites, modules, strict=True) if module is not None}
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:

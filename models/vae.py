@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..distributions import ComplexNormal
 from ..mixture import Frames
@@ -80,7 +81,8 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.network = _perceptron([n_freqs, *hidden, 2 * n_latent])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``observed`` is what every encoder is told; here no frame sees another, so it changes nothing."""
         loc, scale = self.network(log_power(x)).chunk(2, -1)
         return loc, scale.sigmoid()  # never wider than the prior: rare wide frames would ruin the ELBO
 
@@ -102,12 +104,24 @@ class SpeechMask(nn.Module):
         self.scale = nn.Linear(2 * size, n_latent)
         nn.init.constant_(self.mask.bias, 2.0)  # nearly all is speech: training starts at the clean encoder
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frames with no bin ``observed`` are no context; behind the last observed one (padding) the result means nothing."""
         features = log_power(x)
-        embedded = torch.relu(self.now(features) + self.background(features.mean(-2, keepdim=True)))
-        memory, _ = self.memory(embedded.reshape(-1, *embedded.shape[-2:]))
+        seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
+        average = (features * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
+        embedded = torch.relu(self.now(features) + self.background(average))
+        memory = self._remember(embedded.reshape(-1, *embedded.shape[-2:]), seen.reshape(-1, x.shape[-2]))
         memory = memory.reshape(*x.shape[:-1], -1)
         return self.mask(memory).sigmoid(), self.scale(memory).sigmoid()
+
+    def _remember(self, embedded: Tensor, seen: Tensor) -> Tensor:
+        """The recurrent layers over (B, T, size); each sequence ends at its last seen frame, where the way back begins."""
+        n_frames = embedded.shape[1]
+        lengths = (seen * torch.arange(1, n_frames + 1, device=seen.device)).amax(-1).clamp_min(1).long().cpu()
+        if int(lengths.min()) == n_frames:
+            return self.memory(embedded)[0]
+        packed, _ = self.memory(pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False))
+        return pad_packed_sequence(packed, batch_first=True, total_length=n_frames)[0]
 
 
 class NoisyEncoder(nn.Module):
@@ -117,8 +131,9 @@ class NoisyEncoder(nn.Module):
         super().__init__()
         self.mask, self.encoder = mask, encoder
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mask, scale = self.mask(x)
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :class:`SpeechMask`: ``observed`` keeps the padding of a batch out of the context."""
+        mask, scale = self.mask(x, observed)
         loc, _ = self.encoder(x * mask)
         return loc, scale
 

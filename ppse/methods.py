@@ -160,7 +160,7 @@ def hmc_em(
 
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
-        laws = {} if problem.guide is None else problem.guide.laws(problem.x)
+        laws = {} if problem.guide is None else problem.guide.laws(*problem.args)
         start, scale = ({site: law[i].detach() for site, law in laws.items()} for i in (0, 1))
         return mcmc_e_step(
             target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size, settle=settle, adapt=adapt,
@@ -186,7 +186,7 @@ def _start(problem: Problem) -> dict[str, Tensor] | None:
     if problem.guide is None:
         return None
     with pyro.poutine.block():
-        laws = problem.guide.laws(problem.x)
+        laws = problem.guide.laws(*problem.args)
     # Under the plate of chains (dim -2) one recording (T, L) broadcasts as it is, and so does a batch (B, 1, T, L).
     return {site: loc.detach() for site, (loc, _) in laws.items()}
 

@@ -51,6 +51,29 @@ def test_batch_equals_loop_and_gradients_reach_the_encoder() -> None:
         assert all(p.grad is not None and p.grad.any() for p in guide.parameters())
 
 
+@pytest.mark.parametrize("per_bin", [False, True])
+def test_padding_is_no_context(per_bin: bool) -> None:
+    """In a padded batch every utterance has the law that it has alone."""
+    model, lengths = _model(), [T, 2, 4, 1]
+    guide = starting_guide(model)
+    assert guide is not None
+    x = torch.randn(len(lengths), 1, T, F, dtype=torch.complex64)
+    observed = (torch.arange(T) < torch.tensor(lengths).reshape(-1, 1, 1)).unsqueeze(-1)
+    observed = observed.expand(x.shape) if per_bin else observed
+    laws = guide.laws(torch.where(observed, x, torch.full_like(x, 100)), observed)
+    for b, length in enumerate(lengths):
+        for site, alone in guide.laws(x[b, 0, :length]).items():
+            for one, batched in zip(alone, laws[site], strict=True):
+                torch.testing.assert_close(batched[b, 0, :length], one)
+
+
+def test_bins_that_no_frame_holds_leave_the_context_alone() -> None:
+    """The mask (F,) of a recording below the rate of the model."""
+    guide, x = starting_guide(_model()), torch.randn(T, F, dtype=torch.complex64)
+    assert guide is not None
+    torch.testing.assert_close(guide.laws(x, torch.arange(F) < 5), guide.laws(x))
+
+
 def test_clean_encoder_sees_one_frame_and_the_noisy_one_all() -> None:
     vae, x = VAESpeech(F, L, (5,), 4), torch.randn(T, F, dtype=torch.complex64)
     other = x.clone()
