@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ from .stft import STFT, level
 
 
 def speaker(path: Path) -> str:
-    """Who speaks, by the habit of speech corpora: the file name up to the first '-' or '_' (LibriSpeech, VCTK, TIMIT lists).
+    """Who speaks, by the habit of speech corpora: the file name up to the first '-' or '_', or without one, the folder.
 
-    >>> speaker(Path("train/103-1240-0000.flac")), speaker(Path("p225_001.wav"))
-    ('103', 'p225')
+    >>> speaker(Path("103/1240/103-1240-0000.flac")), speaker(Path("p225/p225_001.wav")), speaker(Path("DR1/FCJF0/SA1.WAV"))
+    ('103', 'p225', 'FCJF0')
     """
-    return re.split(r"[-_]", path.stem, maxsplit=1)[0]
+    name, *rest = re.split(r"[-_]", path.stem.strip("-_"), maxsplit=1)
+    return name if rest else path.absolute().parent.name
 
 
 def split(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple[list[Path], list[Path]]:
@@ -38,7 +40,8 @@ def split(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple
     for file in files:
         by_speaker[speaker(file)].append(file)
     if len(by_speaker) < 2:
-        raise ValueError(f"{len(files)} files of one speaker ('{next(iter(by_speaker), '')}'): validation by speaker needs at least two")
+        raise ValueError(f"{len(files)} files of one speaker ('{next(iter(by_speaker), '')}'): validation by speaker needs at least two. "
+                         "The speaker is the file name up to the first '-' or '_', or without one, the name of the folder")
     sizes = {name: sum(f.stat().st_size for f in group) for name, group in by_speaker.items()}
     budget = fraction * sum(sizes.values())
     order = np.random.default_rng(seed).permutation(sorted(by_speaker))
@@ -59,26 +62,48 @@ class Speech:
         stft: the STFT of the model.
         report: called with (files read, files in all) after every file.
 
+    Attributes:
+        left_out: why a file was not used, by path: unreadable, not finite, silent, or shorter than a frame.
+
     Raises:
-        AudioError: when a file cannot be read, or no file has any sound.
+        AudioError: when no file is left; the message gives the reason for the first.
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]], stft: STFT, report: Callable[[int, int], None] | None = None) -> None:
         paths = list(files)
         self.stft = stft
         self.waves: list[Tensor] = []
+        self.left_out: dict[Path, str] = {}
         for i, path in enumerate(paths):
-            wave = torch.from_numpy(audio.read_mono(path, stft.sample_rate))
-            if wave.numel() >= stft.n_fft and wave.isfinite().all() and wave.abs().max() > 0:
-                self.waves.append(wave / level(stft.analysis(wave)).sqrt().squeeze())
+            try:
+                self.waves.append(self._wave(path))
+            except audio.AudioError as error:
+                self.left_out[Path(path)] = str(error)
             if report:
                 report(i + 1, len(paths))
         if not self.waves:
-            raise audio.AudioError(f"none of the {len(paths)} files has a frame ({stft.n_fft} samples) of sound")
+            first = next(iter(self.left_out.values()), "no file was given")
+            raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
         self._all = torch.cat(self.waves)
         lengths = torch.tensor([wave.numel() for wave in self.waves])
         self._starts = lengths.cumsum(0) - lengths
         self._lengths = lengths
+
+    def _wave(self, path: str | os.PathLike[str]) -> Tensor:
+        """A file at unit level, (N,)."""
+        samples = audio.read_mono(path, self.stft.sample_rate)
+        audio.check(samples[None], str(path))
+        if samples.size < self.stft.n_fft:
+            raise audio.AudioError(f"{path}: {samples.size} samples at {self.stft.sample_rate} Hz are less than a frame ({self.stft.n_fft})")
+        if not samples.any():
+            raise audio.AudioError(f"{path}: is silent")
+        wave = torch.from_numpy(samples)
+        return wave / level(self.stft.analysis(wave)).sqrt().squeeze()
+
+    @property
+    def fingerprint(self) -> int:
+        """A number that other recordings would change: a checksum of the lengths, which are the same on every machine."""
+        return zlib.crc32(self._lengths.numpy().tobytes())
 
     @property
     def hours(self) -> float:

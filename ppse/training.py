@@ -7,6 +7,7 @@ held-out speakers, stop early, and go on where an interrupted run stopped.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -29,6 +30,10 @@ from .stft import POWER_FLOOR, level
 
 LEVEL_RANGE = (-12.0, 3.0)
 """Levels (dB) at which training speech is shown: in a noisy recording of unit level, speech has less than unit level."""
+
+
+class TrainingError(ValueError):
+    """A training cannot go on; the message says where it stopped, and what to do."""
 
 
 class Epoch(NamedTuple):
@@ -77,13 +82,17 @@ def train(
         vae: untrained, or trained so far.
         training, validation: clean speech of different speakers.
         out: weights file; ``out`` with suffix ``.resume`` holds the state of an unfinished run, and is
-            taken up if it is there.
+            taken up if it is there and of this very training.
         batch: frames per step.
         card: what to note about the data (model card).
         report: called after each epoch.
 
     Returns:
         the log of all epochs. Random from ``schedule.seed``; the same on any run, interrupted or not.
+
+    Raises:
+        WeightsError: when the state of an unfinished run is damaged, or of other data, settings or schedule.
+        TrainingError: when a loss or gradient is not finite; the best weights so far stay.
     """
     model = Mixture(speech=vae)
     guide = EncoderGuide({"speech.z": vae.encoder})
@@ -157,11 +166,15 @@ def _optimise(
     out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None,
 ) -> list[Epoch]:
     """The loop of both stages. An epoch is seeded by its number, so a resumed run equals one without a break."""
+    identity = {
+        "card": {key: value for key, value in card.items() if key != "versions"}, "schedule": schedule._asdict(), "sizes": model.settings,
+        "stage": [list(p.shape) for p in parameters], "steps": steps, "data": [training.fingerprint, validation.fingerprint],
+    }
     out, resume = Path(out), Path(out).with_suffix(".resume")
     optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     log: list[Epoch] = []
     if resume.exists():
-        log = _restore(resume, model, parameters, optimiser)
+        log = _restore(resume, identity, model, parameters, optimiser)
     with pyro.validation_enabled(False):
         for epoch in range(len(log), schedule.epochs):
             best = min((e.validation for e in log), default=math.inf)
@@ -176,19 +189,21 @@ def _optimise(
                 torch.manual_seed(schedule.seed * 1_000_003 + epoch)
                 total = 0.0
                 model.train()
-                for _ in range(steps):
+                for step in range(steps):
                     optimiser.zero_grad()
                     value = loss(training, generator)
                     value.backward()
-                    nn.utils.clip_grad_norm_(parameters, 100.0)
+                    norm = nn.utils.clip_grad_norm_(parameters, 100.0)
+                    _assert_finite(out, epoch, {f"loss of training step {step + 1}": value.item(), f"gradient of step {step + 1}": norm.item()})
                     optimiser.step()
                     total += value.item()
                 model.eval()
                 check = _validate(loss, validation, schedule.seed)
+                _assert_finite(out, epoch, {"validation loss": check})
             log.append(Epoch(epoch, total / steps, check, rate, time.monotonic() - start))
             if check < best:
                 weights.write(model, out, {**card, "validation_loss": check, "epoch": epoch, "schedule": schedule._asdict()})
-            _save(resume, model, parameters, optimiser, log)
+            _save(resume, identity, model, parameters, optimiser, log)
             if report:
                 report(log[-1], log)
     best_tensors, _ = weights.read(out)
@@ -205,18 +220,39 @@ def _validate(loss: Batch, validation: Speech, seed: int, batches: int = 40) -> 
         return sum(loss(validation, generator).item() for _ in range(batches)) / batches
 
 
-def _save(path: Path, model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam, log: list[Epoch]) -> None:
+def _assert_finite(out: Path, epoch: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            kept = f"the best weights so far stay in {out}; " if out.exists() else ""
+            raise TrainingError(
+                f"{out}: the {name} in epoch {epoch + 1} is {value}; {kept}look for broken recordings in the data, or train with another seed or "
+                f"a lower learning rate (delete {out.with_suffix('.resume').name} and {out.name} first)"
+            )
+
+
+def _save(
+    path: Path, identity: dict[str, object], model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam, log: list[Epoch],
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, parameter in enumerate(parameters):
         tensors |= {f"adam.{i}.{k}": v for k, v in optimiser.state[parameter].items()}
     tensors["log"] = torch.tensor(log, dtype=torch.float64)
-    weights.write_tensors(tensors, path, {"format": f"{weights.FORMAT}-resume"})
+    weights.write_tensors(tensors, path, {"format": f"{weights.FORMAT}-resume", "identity": json.dumps(identity, sort_keys=True)})
 
 
-def _restore(path: Path, model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam) -> list[Epoch]:
+def _restore(
+    path: Path, identity: dict[str, object], model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam,
+) -> list[Epoch]:
     tensors, metadata = weights.read(path)
     if metadata.get("format") != f"{weights.FORMAT}-resume":
         raise weights.WeightsError(f"{path}: not the state of an unfinished training; delete it to start afresh")
+    found, expected = json.loads(metadata.get("identity", "{}")), json.loads(json.dumps(identity))
+    differing = [key for key, value in expected.items() if found.get(key) != value]
+    if differing:
+        raise weights.WeightsError(
+            f"{path}: the state of an unfinished training of another {', '.join(differing)}; "
+            "delete it to start afresh, choose another name, or give the data and settings it was begun with"
+        )
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     for i, parameter in enumerate(parameters):
         prefix = f"adam.{i}."

@@ -8,7 +8,7 @@ import torch
 from ppse import STFT, weights
 from ppse.corpus import Speech, speaker, split
 from ppse.models import VAESpeech
-from ppse.training import Epoch, Schedule, at_random_level, floored, noisy_segments, train, train_noisy_encoder
+from ppse.training import Epoch, Schedule, TrainingError, at_random_level, floored, noisy_segments, train, train_noisy_encoder
 
 STFT_SMALL = STFT(64, 16)
 SCHEDULE = Schedule(epochs=5, learning_rate=5e-3, seed=3)
@@ -108,6 +108,60 @@ def test_a_foreign_resume_file_is_refused(files: list[Path], tmp_path: Path) -> 
     weights.write(_vae(), tmp_path / "out.resume", {})
     with pytest.raises(weights.WeightsError, match="not the state of an unfinished training; delete it"):
         train(_vae(), *_speech(files), tmp_path / "out.safetensors", SCHEDULE)
+
+
+@pytest.fixture
+def unfinished(files: list[Path], tmp_path: Path) -> Path:
+    """A training of the VAE that was interrupted after its first epoch."""
+
+    def stop(_: Epoch, __: list[Epoch]) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(_vae(4), *_speech(files), tmp_path / "out.safetensors", SCHEDULE, batch=128, card={"data": "combs", "versions": "1"}, report=stop)
+    return tmp_path / "out.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"schedule": SCHEDULE._replace(epochs=6)}, "schedule"), ({"schedule": SCHEDULE._replace(seed=4)}, "schedule"),
+     ({"card": {"data": "chirps"}}, "card"), ({"batch": 256}, "steps"),
+     ({"vae": VAESpeech(STFT_SMALL.n_freqs, 3, (12,), 4)}, "sizes"), ({"cut": True}, "data")],
+)
+def test_the_state_of_another_training_is_refused(files: list[Path], unfinished: Path, change: dict[str, object], named: str) -> None:
+    resume, best = unfinished.with_suffix(".resume").read_bytes(), unfinished.read_bytes()
+    if change.pop("cut", False):
+        wave, rate = soundfile.read(files[0])
+        soundfile.write(files[0], wave[:-40], rate)
+    arguments = {"vae": _vae(4), "schedule": SCHEDULE, "batch": 128, "card": {"data": "combs"}} | change
+    training, validation = _speech(files)
+    with pytest.raises(weights.WeightsError, match=rf"unfinished training of another .*{named}.*; delete it to start afresh"):
+        train(training=training, validation=validation, out=unfinished, **arguments)
+    with pytest.raises(weights.WeightsError, match="unfinished training of another .*stage"):
+        train_noisy_encoder(_vae(4), training, validation, unfinished, SCHEDULE, card={"data": "combs"})
+    assert unfinished.with_suffix(".resume").read_bytes() == resume and unfinished.read_bytes() == best
+    log = train(_vae(4), *_speech(files), unfinished, SCHEDULE, batch=128, card={"data": "combs", "versions": "2"}) if named != "data" else []
+    assert [e.epoch for e in log] == (list(range(5)) if log else [])  # other versions of the packages may go on
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro warns, we stop
+@pytest.mark.parametrize("where", ["training", "validation", "gradient"])
+def test_a_loss_that_is_not_finite_stops_the_training(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    out, vae = tmp_path / "out.safetensors", _vae()
+    train(vae, *_speech(files), out, SCHEDULE._replace(epochs=1), batch=512)
+    best, before = out.read_bytes(), {key: value.clone() for key, value in vae.state_dict().items()}
+    training, validation = _speech(files)
+    if where == "gradient":
+        next(vae.decoder.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    else:
+        broken = training if where == "training" else validation
+        nothing = torch.full((32, 16, STFT_SMALL.n_freqs), torch.nan, dtype=torch.complex64)
+        monkeypatch.setattr(broken, "segments", lambda *_: nothing)
+    with pytest.raises(TrainingError, match=rf"the .*{where}.* in epoch 1 is nan; the best weights so far stay in .*out\.safetensors"):
+        train(vae, training, validation, out, SCHEDULE, batch=512)
+    assert out.read_bytes() == best and not out.with_suffix(".resume").exists()
+    assert all(torch.isfinite(value).all() for value in vae.state_dict().values())
+    assert where == "validation" or all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""Corpora: who speaks, and what is left out of the training data and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppse import STFT, audio
+from ppse.corpus import Speech, speaker, split
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("LibriSpeech/train-clean-100/103/1240/103-1240-0000.flac", "103"),  # reader / chapter / reader-chapter-utterance
+        ("TIMIT/TRAIN/DR1/FCJF0/SA1.WAV", "FCJF0"),  # region / speaker / sentence
+        ("TIMIT/TEST/DR3/MRTK0/SX103.WAV", "MRTK0"),
+        ("VCTK/wav48/p225/p225_001.wav", "p225"),
+        ("VCTK/wav48_silence_trimmed/p225/p225_001_mic1.flac", "p225"),
+        ("flat/FCJF0_SA1.wav", "FCJF0"),
+        ("someone/-note.wav", "someone"),
+    ],
+)
+def test_speakers_of_known_corpora(path: str, expected: str) -> None:
+    assert speaker(Path(path)) == expected
+
+
+def test_a_file_without_a_folder_belongs_to_the_one_we_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "anna").mkdir()
+    monkeypatch.chdir(tmp_path / "anna")
+    assert speaker(Path("SA1.WAV")) == "anna"
+
+
+def test_the_same_sentences_of_timit_are_of_different_speakers(tmp_path: Path) -> None:
+    files = [tmp_path / "TRAIN" / place / sentence for place in ("DR1/FCJF0", "DR1/MDAB0", "DR2/FAJW0") for sentence in ("SA1.WAV", "SA2.WAV")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"0" * 100)
+    training, validation = split(files, fraction=0.34)
+    assert len(validation) == 2 and len({f.parent for f in validation}) == 1 and not {f.parent for f in training} & {f.parent for f in validation}
+    with pytest.raises(ValueError, match="2 files of one speaker .*the name of the folder"):
+        split(files[:2])
+
+
+def test_what_is_left_out_is_told_with_its_reason(tmp_path: Path) -> None:
+    rng, stft = np.random.default_rng(0), STFT()
+    good = 0.1 * rng.standard_normal(4000)
+    broken = good.copy()
+    broken[7] = np.nan
+    waves = {"good": good, "silent": np.zeros(4000), "short": good[:1000], "broken": broken}
+    for name, wave in waves.items():
+        audio.write(tmp_path / f"{name}.wav", wave, 16_000, "FLOAT")
+    (tmp_path / "text.wav").write_text("no audio")
+    files = audio.find([tmp_path])
+    speech = Speech(files, stft)
+    assert len(speech.waves) == 1 and speech.n_frames == (4000 - 1024) // 256 + 1
+    reasons = {path.stem: reason for path, reason in speech.left_out.items()}
+    assert set(reasons) == {"silent", "short", "broken", "text"}
+    for name, expected in (("silent", "is silent"), ("short", "less than a frame"), ("broken", "NaN"), ("text", "not readable as audio")):
+        assert expected in reasons[name] and f"{name}.wav" in reasons[name]
+    with pytest.raises(audio.AudioError, match=r"none of the 1 files can be used; .*silent\.wav: is silent"):
+        Speech([tmp_path / "silent.wav"], stft)
+
+
+def test_other_recordings_have_another_fingerprint(tmp_path: Path) -> None:
+    wave = 0.1 * np.random.default_rng(0).standard_normal(6000)
+    for name, length in (("a", 5000), ("b", 6000), ("c", 5999)):
+        audio.write(tmp_path / f"{name}.wav", wave[:length], 16_000)
+    prints = [Speech([tmp_path / f"{name}.wav" for name in names], STFT()).fingerprint for names in ("ab", "ab", "ac", "a", "ba")]
+    assert prints[0] == prints[1] and len(set(prints)) == 4
