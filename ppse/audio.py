@@ -15,6 +15,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from . import files
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """File types that folders are searched for."""
 
@@ -65,14 +67,34 @@ def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     Raises:
         AudioError: when the file is missing, empty, or no audio.
     """
-    if not Path(path).is_file():
-        raise AudioError(f"{path}: {'a folder, expected an audio file' if Path(path).is_dir() else 'no such file'}")
-    try:
+    with _readable(path):
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        empty = "the file is empty" if _is_empty(path) else _reason(error)
-        raise AudioError(f"{path}: not readable as audio ({empty}); expected {', '.join(SUFFIXES)}") from error
     return np.ascontiguousarray(samples.T), int(rate)
+
+
+def encoding(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:
+    """The sample format ("PCM_16", …) for writing what a file holds to another: its own where the type has it, else that of the type.
+
+    Compressed samples keep their format within one type of file alone. What is found is tried on a moment of silence.
+
+    Raises:
+        AudioError: when the source cannot be read; or when the type of the target does not exist, or cannot hold this
+            rate or number of channels.
+    """
+    kind = _kind(target)
+    with _readable(source):
+        found = soundfile.info(source)
+    own = found.subtype if found.format == kind or found.subtype.startswith(("PCM", "FLOAT", "DOUBLE")) else None
+    reason = ""
+    for subtype in filter(None, (own, soundfile.default_subtype(kind))):
+        try:
+            soundfile.write(io.BytesIO(), np.zeros((2048, found.channels), np.float32), found.samplerate, subtype=subtype, format=kind)
+            return str(subtype)
+        except (soundfile.LibsndfileError, ValueError) as error:
+            reason = _reason(error)
+    raise AudioError(
+        f"{target}: {kind} cannot hold {found.channels} channels at {found.samplerate} Hz ({reason}); give the output the suffix .wav, which can"
+    )
 
 
 def check(samples: NDArray[np.floating], where: str) -> None:
@@ -113,9 +135,7 @@ def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int
     Raises:
         AudioError: when the folder cannot be written to, the disk is full, or the type does not exist.
     """
-    kind = Path(path).suffix.lower().lstrip(".").upper()
-    if kind not in soundfile.available_formats():
-        raise AudioError(f"{path}: '{Path(path).suffix}' is no audio type that can be written; use {', '.join(SUFFIXES)}")
+    kind = _kind(path)
     encoded = io.BytesIO()  # not straight to the file: the library would not say that the disk is full
     with _explained(path):
         soundfile.write(encoded, np.asarray(samples).T, rate, subtype=subtype, format=kind)
@@ -125,6 +145,11 @@ def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically. Raises AudioError as :func:`write` does."""
     atomically(path, lambda file: file.write(text.encode()))
+
+
+def check_type(path: str | os.PathLike[str]) -> None:
+    """Refuse a file to be written whose suffix names no type of audio. Raises AudioError."""
+    _kind(path)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -140,23 +165,29 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def atomically(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object]) -> None:
-    """Fill a temporary file beside the target, then move it there: the target is whole, or as it was.
-
-    Raises:
-        AudioError: as :func:`write` does.
-    """
-    target = Path(path)
+    """Fill a file as :func:`ppse.files.atomically` does. Raises AudioError as :func:`write` does."""
     with _explained(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                fill(file)
-                file.close()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        files.atomically(path, fill)
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    """The type of an audio file by its suffix, as the library calls it."""
+    kind = Path(path).suffix.lstrip(".").upper()
+    if kind not in soundfile.available_formats() or kind == "RAW":
+        raise AudioError(f"{path}: '{Path(path).suffix}' is no audio type that can be written; use {', '.join(SUFFIXES)}")
+    return kind
+
+
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong when a file is read into an AudioError."""
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: {'a folder, expected an audio file' if Path(path).is_dir() else 'no such file'}")
+    try:
+        yield
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        empty = "the file is empty" if _is_empty(path) else _reason(error)
+        raise AudioError(f"{path}: not readable as audio ({empty}); expected {', '.join(SUFFIXES)}") from error
 
 
 @contextmanager

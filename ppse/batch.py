@@ -17,6 +17,9 @@ from .methods import Method
 from .mixture import Mixture
 from .stft import STFT
 
+FOREIGN = (".aac", ".aif", ".m4a", ".mka", ".mp4", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
+"""Suffixes that mean an audio file, of types that are not written, but for :data:`ppse.audio.SUFFIXES`."""
+
 
 class Extras(NamedTuple):
     """What to write beside the speech: the noise (``NAME.noise.wav``), the deviation (``NAME.std.npz``), a figure (``NAME.png``)."""
@@ -36,7 +39,7 @@ class Outcome(NamedTuple):
 
     file: Path
     output: Path | None
-    status: Literal["done", "skipped", "failed"]
+    status: Literal["done", "skipped", "failed", "left"]
     note: str = ""
     seconds: float = 0.0
     audio_seconds: float = 0.0
@@ -52,12 +55,17 @@ def plan(
     written, else they become wav. What lies in ``out`` already is no input.
 
     Raises:
-        AudioError: when ``out`` is a file, or a file name for several inputs.
+        AudioError: when ``out`` is a file, a file name for several inputs, or one of a type that is not written.
     """
     target, extras = Path(out), extras or Extras()
     tasks: dict[Path, Path] = {}
     failed: list[Outcome] = []
     as_file = target.suffix.lower() in audio.SUFFIXES and not target.is_dir()
+    single = len(inputs) == 1 and Path(inputs[0]).is_file()
+    if target.suffix and not as_file and not target.is_dir() and (single or target.suffix.lower() in FOREIGN):
+        raise audio.AudioError(
+            f"{target}: '{target.suffix}' is no type that outputs can have; use {', '.join(audio.SUFFIXES)}, or make the folder {target.name} first"
+        )
     if as_file and len(inputs) == 1 and not Path(inputs[0]).is_dir():
         files = audio.find(inputs)
         if len(files) == 1:
@@ -101,14 +109,15 @@ def enhance_files(
     extras = extras or Extras()
     for file, output in tasks.items():
         if not overwrite and all(path.exists() for path in extras.files(output)) and output.resolve() != file.resolve():
-            yield Outcome(file, output, "skipped", "is there already")
+            yield Outcome(file, output, "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
             continue
         try:
             if any(path.resolve() == file.resolve() for path in extras.files(output)):
                 raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
             audio.check_writable(output)
+            subtype = audio.encoding(file, output)
             result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=partial(report, file) if report else None)
-            note = _write(result, file, output, extras)
+            note = _write(result, file, output, subtype, extras)
         except Exception as error:  # whatever befalls one file, the others get done
             reason = str(error) if isinstance(error, audio.AudioError) else f"{file}: {type(error).__name__}: {error}"
             yield Outcome(file, output, "failed", reason)
@@ -116,18 +125,24 @@ def enhance_files(
         yield Outcome(file, output, "done", note, result.seconds, result.noisy.size / result.sample_rate)
 
 
+def left(tasks: Mapping[Path, Path], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The files of a plan that an interruption left undone."""
+    known = {outcome.file for outcome in outcomes}
+    return [Outcome(file, output, "left", "interrupted; the same command goes on here") for file, output in tasks.items() if file not in known]
+
+
 def summary(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of a whole batch, for a JSON file: settings, counts, real-time factor (None when nothing was enhanced), and every outcome."""
     total = sum(o.audio_seconds for o in outcomes)
     return {
         "settings": dict(settings),
-        **{status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")},
+        **{status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed", "left")},
         "real_time_factor": sum(o.seconds for o in outcomes) / total if total else None,
         "files": [o._asdict() | {"file": str(o.file), "output": str(o.output) if o.output else None} for o in outcomes],
     }
 
 
-def _write(result: Enhancement, file: Path, output: Path, extras: Extras) -> str:
+def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: Extras) -> str:
     """Write all files of a result; returns what the user should know about them."""
     notes = []
     if extras.noise:
@@ -138,7 +153,7 @@ def _write(result: Enhancement, file: Path, output: Path, extras: Extras) -> str
         audio.atomically(output.with_suffix(".std.npz"), lambda to: np.savez_compressed(to, **arrays))
     if extras.plot:
         result.plot(output.with_suffix(".png"))
-    speech, subtype = result.estimates["speech"], _subtype(file, output)
+    speech = result.estimates["speech"]
     beyond = int((np.abs(speech) > 1).sum())
     if beyond and subtype not in ("FLOAT", "DOUBLE", "VORBIS"):
         notes.append(f"{beyond} samples beyond full scale were clipped, as the file holds no more")
@@ -168,9 +183,3 @@ def _suffix(file: Path) -> str:
     """The type of the output: that of the input, where it can be written."""
     known = file.suffix.lower() in audio.SUFFIXES and file.suffix[1:].upper() in soundfile.available_formats()
     return file.suffix if known else ".wav"
-
-
-def _subtype(file: Path, output: Path) -> str | None:
-    """The sample format of the input, where the type of the output has it."""
-    found = soundfile.info(file)
-    return found.subtype if soundfile.check_format(output.suffix[1:].upper(), found.subtype) else None

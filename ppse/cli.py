@@ -56,7 +56,7 @@ def enhance(
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
     rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = RANK,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     keep_noise: Annotated[bool, typer.Option("--keep-noise", help="Also write NAME.noise.wav (32-bit float).")] = False,
     std: Annotated[bool, typer.Option("--std", help="Also write the posterior standard deviation, NAME.std.npz.")] = False,
@@ -73,6 +73,8 @@ def enhance(
     """
     chosen = _method(method, chains)
     _check_device(device)
+    if results:
+        audio.check_writable(results)
     model = _model(prior, noise, rank)
     extras = batch.Extras(keep_noise, std, plot)
     tasks, outcomes = batch.plan(inputs, out, extras)
@@ -85,19 +87,25 @@ def enhance(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
         )
-        for outcome in todo:
-            outcomes.append(outcome)
-            progress.update(files, advance=1, description=f"{len(outcomes)} files done")
-            if outcome.note and outcome.status != "skipped":
-                complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
+        try:
+            for outcome in todo:
+                outcomes.append(outcome)
+                progress.update(files, advance=1, description=f"{len(outcomes)} files done")
+                if outcome.note and outcome.status != "skipped":
+                    complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
+        except KeyboardInterrupt:
+            complain("interrupted: what is finished stays; run the same command again to go on from there")
+    outcomes += batch.left(tasks, outcomes)
     settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "chains": chains, "seed": seed, "device": device}
     summary = batch.summary(outcomes, settings | {"versions": {"ppse": __version__, "torch": str(torch.__version__)}})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
     speed = f"; real-time factor {summary['real_time_factor']:.2f}" if summary["done"] else ""
-    say(f"{summary['done']} enhanced, {summary['skipped']} there already, {summary['failed']} failed{speed}")
-    if summary["failed"]:
-        raise typer.Exit(1)
+    there = f"{summary['skipped']} there already{' (--overwrite redoes them)' if summary['skipped'] else ''}"
+    left = f", {summary['left']} left" if summary["left"] else ""
+    say(f"{summary['done']} enhanced, {there}, {summary['failed']} failed{left}{speed}")
+    if summary["left"] or summary["failed"]:
+        raise typer.Exit(130 if summary["left"] else 1)
 
 
 @app.command()
@@ -112,7 +120,7 @@ def train(
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers of the noisy encoder.")] = recipe.Recipe.context,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better validation before stopping.")] = recipe.Recipe.patience,
     validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of the data held out, by speaker.")] = recipe.Recipe.validation,
-    seed: Annotated[int, typer.Option(help="Same seed and data, same weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
     data_note: Annotated[str, typer.Option(help="What the data are, for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the data, for the model card.")] = "",
 ) -> None:
@@ -153,7 +161,7 @@ def mix(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the corpus.")],
     snr: Annotated[list[float], typer.Option("--snr", help="In dB; may be repeated.")] = [-5.0, 0.0, 5.0, 10.0],  # noqa: B006  (typer copies it)
     count: Annotated[int | None, typer.Option(min=1, help="Mixtures; as many as utterances unless given.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed and files, same corpus.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and files, same corpus.")] = 0,
 ) -> None:
     """Make a noisy corpus with a manifest.
 
@@ -174,7 +182,7 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all results, with versions.")] = None,
     csv_out: Annotated[Path | None, typer.Option("--csv", help="Write the scores per file.")] = None,
     timing: Annotated[Path | None, typer.Option(help="What 'ppse enhance --json' wrote: puts its real-time factor into the results.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the confidence intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the confidence intervals.")] = 0,
 ) -> None:
     """Score enhanced files against clean references.
 
@@ -206,7 +214,7 @@ def sample(
     prior: Annotated[str, typer.Option(help="A shipped name, or a weights file.")] = "vae",
     seconds: Annotated[float, typer.Option(min=0.1, max=600)] = 4.0,
     smoothness: Annotated[float, typer.Option(min=0.0, max=0.999, help="Correlation of neighbouring frames; 0 is the prior itself.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Same seed, same sound.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sound.")] = 0,
 ) -> None:
     """Draw from the speech prior, and listen to what it knows.
 
@@ -214,6 +222,7 @@ def sample(
 
     The frames of this prior are independent, so no words are to be expected.
     """
+    audio.check_type(out)
     audio.check_writable(out)
     audio.write(out, sampling.sample_speech(VAESpeech.pretrained(prior), seconds, seed, smoothness).numpy(), 16_000)
     say(f"wrote {out}")

@@ -66,6 +66,12 @@ def test_one_file_to_one_file(tmp_path: Path) -> None:
     for several in ([tmp_path / "in"], [tmp_path / "in" / "a.wav", tmp_path / "in" / "b.wav"], [tmp_path / "in" / "*.wav"]):
         with pytest.raises(audio.AudioError, match="for a folder or several recordings give an output folder"):
             plan(several, tmp_path / "x.flac")
+    for foreign in ("x.aiff", "x.m4a"):
+        with pytest.raises(audio.AudioError, match=rf"{foreign}: '.*' is no type that outputs can have; use \.wav"):
+            plan([tmp_path / "in"], tmp_path / foreign)
+        (tmp_path / foreign).mkdir()
+        assert len(plan([tmp_path / "in"], tmp_path / foreign)[0]) == 2
+    assert plan([tmp_path / "in"], tmp_path / "run.2")[0][tmp_path / "in" / "a.wav"] == tmp_path / "run.2" / "a.wav"
     (tmp_path / "taken").write_text("")
     with pytest.raises(audio.AudioError, match="taken: is a file"):
         plan([tmp_path / "in" / "a.wav"], tmp_path / "taken")
@@ -115,6 +121,8 @@ def test_done_is_skipped_unless_something_is_missing(model: Mixture, quick: Meth
     assert run() == "done"
     first, stamp = out.read_bytes(), out.stat().st_mtime_ns
     assert run() == "skipped" and out.stat().st_mtime_ns == stamp
+    (told,) = enhance_files(tasks, model, quick)
+    assert "--overwrite" in told.note
     assert run(extras=Extras(noise=True)) == "done" and run(extras=Extras(noise=True)) == "skipped"
     assert run(overwrite=True) == "done" and out.read_bytes() == first  # same seed
 
@@ -206,6 +214,37 @@ def test_another_type_and_clipping_are_told(model: Mixture, quick: Method, tmp_p
     tasks, _ = plan([tmp_path / "b.mp3"], tmp_path / "out")
     (outcome,) = enhance_files(tasks, model, quick)
     assert outcome.output == tmp_path / "out" / "b.wav" and outcome.note == ".mp3 became .wav"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [("a.mp3", "b.wav", "PCM_16"), ("a.wav", "b.mp3", "MPEG_LAYER_III"), ("a.ogg", "b.flac", "PCM_16"), ("a.flac", "b.wav", "PCM_16")],
+)
+def test_a_type_becomes_another(model: Mixture, quick: Method, tmp_path: Path, source: str, target: str, expected: str) -> None:
+    audio.write(tmp_path / source, wave(), RATE)
+    (outcome,) = enhance_files({tmp_path / source: tmp_path / "out" / target}, model, quick)
+    found = soundfile.info(tmp_path / "out" / target)
+    assert outcome.status == "done" and (found.subtype, found.samplerate) == (expected, RATE)
+    assert outcome.note == f"{Path(source).suffix} became {Path(target).suffix}"
+
+
+@pytest.mark.parametrize(("target", "rate", "channels"), [("b.mp3", 96_000, 1), ("b.mp3", RATE, 3), ("b.flac", RATE, 9), ("b.xyz", RATE, 1)])
+def test_what_the_output_cannot_hold_is_found_out_before_inference(model: Mixture, tmp_path: Path, target: str, rate: int, channels: int) -> None:
+    audio.write(tmp_path / "a.wav", wave(0.1, rate, channels), rate)
+
+    def never(problem: methods.Problem) -> None:
+        raise AssertionError("inference began")
+
+    (outcome,) = enhance_files({tmp_path / "a.wav": tmp_path / target}, model, Method("never", never))
+    reason = "is no audio type" if target == "b.xyz" else f"cannot hold {channels} channels at {rate} Hz"
+    assert outcome.status == "failed" and reason in outcome.note and "inference" not in outcome.note and not (tmp_path / target).exists()
+
+
+def test_what_an_interruption_left(tmp_path: Path) -> None:
+    tasks = {Path(name): tmp_path / name for name in ("a.wav", "b.wav", "c.wav")}
+    left = batch.left(tasks, [batch.Outcome(Path("a.wav"), tmp_path / "a.wav", "done")])
+    assert [(o.file.name, o.status) for o in left] == [("b.wav", "left"), ("c.wav", "left")]
+    assert batch.summary(left, {})["left"] == 2
 
 
 def test_summary_is_json(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_folder_keeps_its_tree_and_is_resumed(ppse, prior: Path, tmp_path: Path)
             assert std["std"].shape == (1, len(std["time"]), len(std["frequency"]))
     (tmp_path / "out" / "a.wav").unlink()
     code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior)
-    assert code == 0 and "1 enhanced, 3 there already" in out
+    assert code == 0 and "1 enhanced, 3 there already (--overwrite redoes them), 0 failed" in out
 
 
 @pytest.mark.parametrize(("rate", "channels", "subtype"), [(8_000, 1, "PCM_16"), (48_000, 1, "PCM_24"), (16_000, 6, "FLOAT")])
@@ -148,6 +148,24 @@ def test_disk_full_or_no_permission(ppse, prior: Path, tmp_path: Path, monkeypat
     assert code == 1 and os.strerror(number) in out and list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["out.aiff", "out.m4a", "out.txt", "out.raw"])
+def test_types_that_are_not_written_are_refused_at_once(ppse, prior: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    monkeypatch.setattr(batch, "enhance", lambda *_, **__: pytest.fail("inference began"))
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / name, "--prior", prior)
+    assert code == 1 and f"'{Path(name).suffix}' is no type that outputs can have; use .wav" in out and not (tmp_path / name).exists()
+    if name != "out.aiff":  # which the library can write
+        code, out = ppse("sample", "-o", tmp_path / name, "--prior", prior)
+        assert code == 1 and f"'{Path(name).suffix}' is no audio type that can be written" in out and not (tmp_path / name).exists()
+
+
+def test_results_that_cannot_be_written_are_found_out_before_any_work(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    (tmp_path / "file").write_text("in the way")
+    code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", prior, "--json", tmp_path / "file" / "r.json")
+    assert code == 1 and "r.json: cannot be written" in out and not (tmp_path / "o.wav").exists()
+
+
 def test_two_inputs_for_one_output(ppse, prior: Path, tmp_path: Path) -> None:
     for folder in ("x", "y"):
         audio.write(tmp_path / folder / "a.wav", wave(), RATE)
@@ -176,7 +194,7 @@ def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: P
         audio.write(tmp_path / "in" / f"{i}.wav", wave(0.3 if i == 0 else 20.0), RATE)
     # A shell that runs the tests in the background may have them ignore Ctrl-C; a user's terminal does not.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ppse.cli import main; main()"
-    arguments = ["enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--method", "mcem"]
+    arguments = ["enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--method", "mcem", "--json", tmp_path / "r.json"]
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
@@ -184,7 +202,9 @@ def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: P
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "go on" in out and "Traceback" not in out
+    assert process.returncode == 130 and "go on" in out and "Traceback" not in out and "1 enhanced, 0 there already, 0 failed, 2 left" in out
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert [file["status"] for file in made["files"]] == ["done", "left", "left"] and made["left"] == 2 and made["real_time_factor"] > 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.wav"]
     tasks, _ = batch.plan([tmp_path / "in"], tmp_path / "out")
     for long in (tmp_path / "in" / "1.wav", tmp_path / "in" / "2.wav"):
@@ -201,6 +221,7 @@ WRONG = {
     "noise": ["enhance", "a.wav", "-o", "o", "--noise", "magic"],
     "chains": ["enhance", "a.wav", "-o", "o", "--method", "peem", "--chains", "2"],
     "device": ["enhance", "a.wav", "-o", "o", "--device", "abacus"],
+    "seed": ["enhance", "a.wav", "-o", "o", "--seed", "-1"],
     "weights name": ["train", "speech", "-o", "prior.pt"],
     "what to compare": ["evaluate", "o"],
 }

@@ -16,8 +16,9 @@ import ppse.models
 ALLOWED: dict[str, set[str]] = {
     "distributions": set(),
     "stft": set(),
-    "weights": set(),
-    "audio": set(),
+    "files": set(),
+    "weights": {"files"},
+    "audio": {"files"},
     "mixture": {"distributions"},
     "infer": {"infer"},
     "models": {"models", "distributions", "mixture", "stft", "weights"},

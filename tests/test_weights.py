@@ -44,9 +44,22 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WeightsError, match=r"vae\.safetensors: cannot be written \(disk full\); check the folder"):
         weights.write(_vae(), path, {})
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_card_is_annotated_and_the_weights_stay(path: Path) -> None:
+    tensors, metadata = weights.read(path)
+    weights.annotate(path, scores={"si_sdr": 7.25}, score=0.75)
+    after, changed = weights.read(path)
+    assert weights.card(path) == {"licence": "MIT", "score": 0.75, "scores": {"si_sdr": 7.25}}
+    assert after.keys() == tensors.keys() and all(torch.equal(after[key], value) for key, value in tensors.items())
+    assert {**changed, "card": ""} == {**metadata, "card": ""}
+    VAESpeech.pretrained(str(path))
+    weights.write_tensors(tensors, path, {"format": "other"})
+    with pytest.raises(WeightsError, match="has no model card"):
+        weights.annotate(path, scores={})
 
 
 def _shape(tensors: dict[str, Tensor], _: dict[str, str]) -> None:
