@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from .distributions import ComplexNormal
 from .infer import Expectation, Info, em, gradient_m_step
 from .methods import Method, Problem
-from .mixture import Mixture, posterior
+from .mixture import Mixture, Updatable, posterior
+
+OPEN_RATE = 0.02
+"""Learning rate (Adam) of parameters without a closed-form M-step, in their unconstrained space."""
 
 
 class Moments:
@@ -38,7 +43,13 @@ class Moments:
             self._sums[name] = (now[0], now[1], now[2])
 
     def laws(self) -> dict[str, ComplexNormal]:
-        """The posterior of every source, (T, F) or (B, 1, T, F)."""
+        """The posterior of every source, (T, F) or (B, 1, T, F).
+
+        Raises:
+            ValueError: when nothing was added.
+        """
+        if not self._count:
+            raise ValueError("Moments: no law was added, so there is nothing to average; call add first")
         result = {}
         for name, sums in self._sums.items():
             loc, square, var = (s / self._count for s in sums)
@@ -68,6 +79,9 @@ def infer(
         x: mixture of unit level, (T, F), or (B, 1, T, F) for a batch of recordings that do not touch one another.
         observed: which bins count (see :meth:`Mixture.forward`).
         callback: called with (iteration, objective).
+
+    Raises:
+        ValueError: when the likelihood is no longer finite; the message says where.
     """
     model = copy.deepcopy(model)
     model.start(x, observed)
@@ -77,47 +91,60 @@ def infer(
 def resume(
     model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
 ) -> Inference:
-    """As :func:`infer`, but on a model that was started; its parameters of the recording are updated in place."""
+    """As :func:`infer`, but on a model that was started; its parameters of the recording are updated in place.
+
+    Those are what the closed forms of the sources update, and the PyroParams of modules that have none. Weights of
+    networks stay as they are, whether frozen or not.
+    """
     problem = Problem(model, x, observed, method.guide(model))
     with pyro.validation_enabled(False):
         e_step = method.e_step(problem)
-        moments, infos = Moments(), []
-        iterations = method.iterations
-        averaging = False
+        open_form = _open_parameters(model)
+        optimiser = torch.optim.Adam(open_form, lr=OPEN_RATE) if open_form else None
+        moments, averaging = Moments(), False
+        infos: list[Info] = []
+        last: dict[str, Tensor] = {}
 
         def m_step(draws: dict[str, Tensor]) -> float:
             chains = _n_draws(draws, x)
             with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
-                laws = poutine.condition(model, data=draws)(x, observed)
-            value = _fit_per_bin(laws, x, observed)
-            if averaging:
-                moments.add(posterior(laws, x))
-            with torch.no_grad():
-                open_form = model.update(x, laws, observed)
-            if open_form:
-                parameters = [p for name in open_form for p in _parameters(model, name)]
-                if parameters:
-                    gradient_m_step(model, (x, observed), parameters, chains, steps=method.open_steps)(draws)
+                trace: Any = poutine.trace(poutine.condition(model, data=draws)).get_trace(x, observed)
+                laws, value = trace.nodes["_RETURN"]["value"], _fit_per_bin(trace, x, observed)
+                if averaging:
+                    moments.add(posterior(laws, x))
+                model.update(x, laws, observed)
+            if optimiser is not None:
+                gradient_m_step(model, (x, observed), optimiser, chains, steps=method.open_steps)(draws)
             return value
 
         def note(iteration: int, value: float, expectation: Expectation) -> None:
-            nonlocal averaging
-            averaging = iteration + 1 >= iterations - method.average
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{method.name}: the log-likelihood is {value} in iteration {iteration + 1} of {method.iterations}; expected a finite number. "
+                    f"Use a smaller step size or learning rate, or another method (ppse.methods.default)"
+                )
             if expectation.info is not None:
                 infos.append(expectation.info)
+            last.update(expectation.draws)
             if callback:
                 callback(iteration, value)
-            last.update(expectation.draws)
 
-        last: dict[str, Tensor] = {}
-        averaging = iterations <= method.average
-        objective = em(e_step, m_step, iterations, tolerance=method.tolerance, callback=note)
+        warm_up = method.iterations - method.average
+        objective = em(e_step, m_step, warm_up, tolerance=method.tolerance, callback=note) if warm_up else []
+        averaging = True
+        # However early that converged: the E-step is told the numbers of the last iterations, at which its own warm-up is over.
+        objective += em(lambda i: e_step(warm_up + i), m_step, method.average, callback=lambda i, *what: note(warm_up + i, *what))
     return Inference(moments.laws(), objective, last, infos)
 
 
-def _parameters(model: Mixture, name: str) -> list[torch.nn.Parameter]:
-    source = getattr(model, name)
-    return [p for p in source.parameters() if p.requires_grad] if isinstance(source, torch.nn.Module) else []
+def _open_parameters(model: Mixture) -> list[torch.nn.Parameter]:
+    """Parameters of the recording (PyroParams) of every module without a closed form, in a wrapper too; never weights of networks."""
+    found = [
+        getattr(module, f"{name}_unconstrained")
+        for module in model.modules() if isinstance(module, PyroModule) and not isinstance(module, Updatable)
+        for name in module._pyro_params
+    ]
+    return [p for p in found if p.requires_grad]
 
 
 def _n_draws(draws: dict[str, Tensor], x: Tensor) -> int:
@@ -125,16 +152,13 @@ def _n_draws(draws: dict[str, Tensor], x: Tensor) -> int:
     return max((v.shape[0 if x.dim() == 2 else 1] for v in draws.values()), default=1)
 
 
-def _fit_per_bin(laws: dict[str, ComplexNormal], x: Tensor, observed: Tensor | None) -> float:
-    total = None
-    for law in laws.values():
-        total = law if total is None else total + law
-    assert total is not None
-    log_prob = total.log_prob(x)
-    if observed is not None:
-        mask = observed.expand(log_prob.shape)
-        return float(log_prob[mask].mean())
-    return float(log_prob.mean())
+def _fit_per_bin(trace: poutine.Trace, x: Tensor, observed: Tensor | None) -> float:
+    """Log-likelihood of the mixture per observed bin, mean over the draws, as the graph has it."""
+    trace.compute_log_prob(site_filter=lambda name, _: name == "x")
+    log_prob = trace.nodes["x"]["log_prob"]
+    draws = log_prob.numel() // x[..., 0].numel()
+    bins = x.numel() if observed is None else int(observed.expand(x.shape).sum())
+    return float(log_prob.sum() / (draws * max(1, bins)))
 
 
 def _squared(value: Tensor) -> Tensor:

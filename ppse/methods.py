@@ -53,8 +53,12 @@ class Method:
         guide: model → the guide whose mean the latents start at, or None to start at the prior.
         iterations: of EM.
         average: in how many of the last iterations the posterior of the sources is averaged.
-        tolerance: of the convergence stop (:func:`ppse.infer.em`); 0 for none.
+        tolerance: of the convergence stop (:func:`ppse.infer.em`), after which the last ``average`` iterations follow
+            at once; 0 for none.
         open_steps: gradient steps per M-step for sources without a closed form.
+
+    Raises:
+        ValueError: when a number is out of its range.
     """
 
     name: str
@@ -64,6 +68,17 @@ class Method:
     average: int = 30
     tolerance: float = 0.0
     open_steps: int = 5
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"{self.name}: iterations={self.iterations}; expected 1 or more")
+        if not 1 <= self.average <= self.iterations:
+            raise ValueError(
+                f"{self.name}: average={self.average} with iterations={self.iterations}; expected 1 <= average <= iterations: "
+                f"the posterior is averaged over the last iterations, so set average too, or run more iterations"
+            )
+        if self.tolerance < 0 or self.open_steps < 1:
+            raise ValueError(f"{self.name}: tolerance={self.tolerance}, open_steps={self.open_steps}; expected 0 or more, 1 or more")
 
 
 def mcem(iterations: int = 100, draws: int = 10, burn_in: int = 30, step_size: float = 0.1, chains: int = 1) -> Method:
@@ -156,7 +171,10 @@ def hmc_em(
     Args:
         temperature: of the joint density. 1 is the posterior. The prior has independent frames and is so permissive that its
             posterior trusts details of the noise; a flatter target averages them out.
+
+    With fewer iterations than the phases need, all phases become shorter in proportion.
     """
+    settle, adapt, average = _phases(iterations, settle, adapt, average)
 
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
@@ -179,6 +197,12 @@ def fast(iterations: int = 24, chains: int = 1) -> Method:
     """About a third of the work of :func:`default`: fewer iterations, trajectories of one to three steps."""
     method = hmc_em(iterations, steps=3, step_size=0.5, chains=chains, temperature=2.5, settle=4, adapt=12, average=12)
     return replace(method, name="fast")
+
+
+def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int, int, int]:
+    """Lengths of the phases that fit into the iterations: as given, or all shorter, with one iteration at least that draws and averages."""
+    share = min(1.0, iterations / max(1, max(settle, adapt) + average))
+    return int(share * settle), int(share * adapt), max(1, int(share * average))
 
 
 def _start(problem: Problem) -> dict[str, Tensor] | None:

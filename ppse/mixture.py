@@ -23,12 +23,14 @@ Frames: TypeAlias = pyro.plate
 class Source(Protocol):
     """A source declares its sites given the frames plate and returns the law of its STFT, shape (…, T, F).
 
-    A plain function is a source. One that owns parameters is a ``PyroModule``, and may also have
+    A plain function is a source. One that owns parameters is a ``PyroModule``: its ``PyroParam`` attributes belong to the recording and
+    are fitted to it; other parameters are weights of networks, which inference leaves alone. It may also have
 
     * ``start(x, observed)``: create the parameters of one recording, called when inference starts on it;
     * ``follow(x, observed)``: go on with the next stretch of the same recording;
     * ``update(power, own, others, observed)``: a closed-form M-step that returns its new variance (see
-      :meth:`Mixture.update`).
+      :meth:`Mixture.update`). It answers for the parameters of its own module; those of modules without one are fitted by
+      gradient.
     """
 
     def __call__(self, frames: Frames) -> ComplexNormal: ...
@@ -133,6 +135,9 @@ class Mixture(PyroModule):
 
         Returns:
             name → law, each of shape (…, T, F).
+
+        Raises:
+            ValueError: when x has a wrong shape, or a source another number of frequencies than x.
         """
         frames = pyro.plate("frames", x.shape[-2], dim=-1)
         with utterances(x):
@@ -140,6 +145,11 @@ class Mixture(PyroModule):
             for name, source in self.sources.items():
                 with _Prefix(name):
                     laws[name] = source(frames)
+                if laws[name].var.shape[-1] not in (1, x.shape[-1]):
+                    raise ValueError(
+                        f"Mixture: the source '{name}' has {laws[name].var.shape[-1]} frequencies, the recording {x.shape[-1]}; "
+                        f"make both with the same STFT (n_fft = 2 n_freqs - 2)"
+                    )
             total = _total(laws)
             law = ComplexNormal(total.loc, total.var.clamp_min(VARIANCE_FLOOR))
             with frames:
@@ -147,25 +157,18 @@ class Mixture(PyroModule):
                 pyro.sample("x", masked.to_event(1), obs=x)
         return laws
 
-    def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> list[str]:
+    def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> None:
         """Closed-form M-step of every source that has one, in turn, given laws under draws of the latents.
 
         Each such source gets the power of the mixture without the means, its own variance, and the summed
         variance of the others (with the updates made so far), and returns its new variance. Changes the sources.
-
-        Returns:
-            the names of the sources that have no closed form.
         """
         total = _total(laws)
         power, variance = _power(x - total.loc), total.var
-        open_form = []
         for name, source in self.sources.items():
             if isinstance(source, Updatable):
                 others = (variance - laws[name].var).clamp_min(VARIANCE_FLOOR)
                 variance = others + source.update(power, laws[name].var, others, observed)
-            else:
-                open_form.append(name)
-        return open_form
 
 
 def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, ComplexNormal]:

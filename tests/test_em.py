@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -97,7 +98,7 @@ def test_exact_em_never_lowers_the_marginal_likelihood_and_finds_the_maximum() -
 
 def test_gradient_m_step_climbs_too_and_reports_the_expected_log_joint_before_it() -> None:
     x, toy = _data(), Toy()
-    m_step = gradient_m_step(toy, (x,), toy.parameters(), 2, steps=3, learning_rate=0.01)
+    m_step = gradient_m_step(toy, (x,), torch.optim.Adam(toy.parameters(), lr=0.01), 2, steps=3)
     marginal: list[float] = []
     objective = em(_exact(toy, x), m_step, 150, callback=lambda *_: marginal.append(toy.marginal(x)))
     assert all(b >= a - 1e-6 for a, b in zip(marginal[:-1], marginal[1:], strict=True))
@@ -183,3 +184,60 @@ def test_nothing_to_do_is_refused(change: dict[str, float]) -> None:
     settings = {"iterations": 3, "window": 2, "tolerance": 0.0} | change
     with pytest.raises(ValueError, match="em: iterations="):
         em(lambda _: Expectation({}), lambda _: 0.0, **settings)  # type: ignore[arg-type]  # numbers by name
+
+
+@pytest.mark.parametrize("automatic", [AutoNormal, AutoDiagonalNormal, AutoDelta])
+def test_automatic_guides_are_set_up_and_their_auxiliary_sites_stay_inside(automatic: Callable[[nn.Module], nn.Module]) -> None:
+    x, toy = _data(), Toy(GAIN)
+    guide = automatic(toy)
+    its_model = guide.model
+    e_step = guide_e_step(toy, guide, (x,), draws=200, steps=300, learning_rate=0.05)
+    draws = e_step(0).draws
+    assert list(draws) == ["z"] and draws["z"].shape == (200, T)
+    mean, scale = toy.posterior(x)
+    if automatic is AutoDelta:
+        mean = GAIN * x / (GAIN**2 + NOISE**2)
+        assert torch.equal(draws["z"][0], draws["z"][1])
+    assert (draws["z"].mean(0) - mean).abs().mean() < 0.1 < 0.5 * mean.abs().mean()
+    if automatic is not AutoDelta:
+        assert draws["z"].std(0).mean() == pytest.approx(scale.item(), rel=0.15)
+    assert guide.model is its_model  # a guide that was copied still knows its model
+    assert guide(x)["z"].abs().max() < 1 + 6 * scale  # and has not moved
+
+
+def test_a_guide_must_draw_every_latent() -> None:
+    def more(x: Tensor) -> None:
+        Toy()(x)
+        pyro.sample("extra", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="does not draw the latent 'extra'"):
+        guide_e_step(more, Guide(), (_data(),))
+
+
+def test_gradient_m_step_leaves_other_parameters_alone() -> None:
+    toy, other, x = Toy(), Toy(), _data()
+
+    def both(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(x.new_zeros(T), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal((toy.gain + other.gain) * z, NOISE).to_event(1), obs=x)
+
+    gradient_m_step(both, (x,), torch.optim.Adam([toy.gain]), 1)({"z": x})
+    assert toy.gain != Toy().gain and other.gain == Toy().gain and other.gain.grad is None
+
+
+def test_a_gradient_that_is_not_finite_does_not_stay_in_the_memory_of_the_point_estimate() -> None:
+    broken = True
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("frames", T, dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(GAIN * z * (torch.nan if broken else 1.0), NOISE, validate_args=False), obs=x)
+
+    broken = False
+    x = _data()
+    target = log_density(model, x)
+    e_step = point_e_step(target, target.init(), steps=400, learning_rate=0.05)
+    broken = True
+    e_step(0)
+    broken = False
+    torch.testing.assert_close(e_step(1).draws["z"].squeeze(0), Toy(GAIN).posterior(x)[0], atol=1e-3, rtol=0)

@@ -149,7 +149,7 @@ def transposed(frames: Frames) -> ComplexNormal:
         (Unreached(), "no gradient .* reaches the parameter 'spare'"),
         (MixesChains(), "under . chains.*not what the source gives"),
         (negative, "negative"),
-        (transposed, r"x of shape \(7, 11\): Shape mismatch"),
+        (transposed, r"x of shape \(7, 11\): .*'source' has 7 frequencies, the recording 11"),
         (own_plate, r"'source.level' lies in the plates \['bins'\]"),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, str) else "",

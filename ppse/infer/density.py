@@ -44,7 +44,7 @@ class LogDensity:
         self._start: Position = {}
         self._event_dims: dict[str, int] = {}
         for name, site in trace.nodes.items():
-            if _is_latent(site):
+            if is_latent(site):
                 transform = biject_to(site["fn"].support)
                 value = transform.inv(site["value"].detach())
                 self._transforms[name] = transform
@@ -271,7 +271,8 @@ def log_density(
     return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power)
 
 
-def _is_latent(site: dict[str, Any]) -> bool:
+def is_latent(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is a random variable that was not observed."""
     return bool(site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from .adapt import StepSizeAdapter
-from .density import CHAINS_DIM, LogDensity, Position
+from .density import CHAINS_DIM, LogDensity, Position, is_latent
 from .kernels import Info, Kernel
 
 
@@ -85,6 +85,8 @@ def mcmc_e_step(
         if iteration < settle:
             return Expectation(target.constrain(position))
         # The parameters have moved since the last E-step, so cached densities and gradients are void.
+        if adapt and iteration >= adapt:
+            current = adapter.step_size
         state = kernel(current).init(position)
         kept = []
         for step in range(burn_in + draws):
@@ -93,8 +95,6 @@ def mcmc_e_step(
                 current = adapter(info.acceptance)
             if step >= burn_in:
                 kept.append(target.constrain(state.position))
-        if iteration == adapt - 1:
-            current = adapter.step_size
         position = state.position
         return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
 
@@ -102,7 +102,10 @@ def mcmc_e_step(
 
 
 def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learning_rate: float = 0.01) -> EStep:
-    """An E-step that climbs to a mode of log p(z | x) by Adam and takes it for the whole posterior: cheap, biased."""
+    """An E-step that climbs to a mode of log p(z | x) by Adam and takes it for the whole posterior: cheap, biased.
+
+    Where the gradient is not finite a coordinate rests: one NaN in the memory of Adam would never leave it.
+    """
     leaves = {k: v.clone().requires_grad_() for k, v in start.items()}
     optimiser = torch.optim.Adam(leaves.values(), lr=learning_rate)
 
@@ -110,7 +113,7 @@ def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learni
         for _ in range(steps):
             gradient = target.value_and_grad(leaves)[1]
             for k, leaf in leaves.items():
-                leaf.grad = -gradient[k]
+                leaf.grad = -torch.nan_to_num(gradient[k], nan=0.0, posinf=0.0, neginf=0.0)
             optimiser.step()
         return Expectation(target.constrain({k: v.detach() for k, v in leaves.items()}))
 
@@ -124,51 +127,78 @@ def guide_e_step(
 
     Args:
         model, args: what the ELBO is of; the guide has the same signature.
-        guide: its parameters are the start; it is not changed.
+        guide: its parameters are the start; it is not changed, but set up if it is an automatic guide that has not run yet.
         draws: how many to hand to the M-step.
         steps, learning_rate: Adam steps per E-step; ``steps=0`` uses the guide as it is.
+
+    Raises:
+        ValueError: when the guide does not draw every latent of the model; the message names the site.
     """
-    own = copy.deepcopy(guide).requires_grad_(True)
+    with torch.no_grad():
+        guide(*args)  # automatic guides make their parameters on the first call
+        with pyro.plate("chains", draws, dim=CHAINS_DIM):
+            graph: Any = poutine.trace(model).get_trace(*args)
+        proposed: Any = poutine.trace(guide).get_trace(*args)
+    shapes = {name: site["value"].shape for name, site in graph.nodes.items() if is_latent(site)}
+    for name in shapes:
+        if name not in proposed.nodes:
+            raise ValueError(
+                f"guide_e_step: the guide does not draw the latent '{name}' of the model, which would then come from its prior every "
+                f"time; add it to the guide, or draw by MCMC (mcmc_e_step, or a method such as mala_em)"
+            )
+    own = _copied(guide).requires_grad_(True)
     optimiser = torch.optim.Adam(own.parameters(), lr=learning_rate)
     elbo = Trace_ELBO()
 
     def e_step(_: int) -> Expectation:
         for _step in range(steps):
-            optimiser.zero_grad()
-            elbo.differentiable_loss(model, own, *args).backward()
-            optimiser.step()
+            _descend(optimiser, elbo.differentiable_loss(model, own, *args))
         with torch.no_grad(), pyro.plate("chains", draws, dim=CHAINS_DIM):
             trace: Any = poutine.trace(own).get_trace(*args)
-        return Expectation({name: site["value"] for name, site in trace.nodes.items() if _drawn(site)})
+        # A guide that is not random (AutoDelta) gives one value for all draws. Its auxiliary sites are none of the model's.
+        return Expectation({name: trace.nodes[name]["value"].expand(shape) for name, shape in shapes.items()})
 
     return e_step
 
 
 def gradient_m_step(
-    model: Callable[..., Any], args: tuple[Any, ...], parameters: Iterable[nn.Parameter], chains: int, *, steps: int = 5,
-    learning_rate: float = 0.02,
+    model: Callable[..., Any], args: tuple[Any, ...], optimiser: torch.optim.Optimizer, chains: int, *, steps: int = 5,
 ) -> MStep:
-    """An M-step for any parameters: Adam on the expected log joint density, by the graph conditioned on ``chains`` draws."""
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    """An M-step for any parameters: the optimiser climbs the expected log joint density, by the graph conditioned on ``chains`` draws.
+
+    Args:
+        optimiser: of the parameters to fit; hand in the same one every time, as it remembers earlier steps. Others stay.
+    """
 
     def m_step(draws: Position) -> float:
         first = 0.0
         for step in range(steps):
-            optimiser.zero_grad()
             with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate("chains", chains, dim=CHAINS_DIM):
                 trace: Any = poutine.trace(poutine.condition(model, data=draws)).get_trace(*args)
                 value = trace.log_prob_sum() / chains
-            (-value).backward()
-            optimiser.step()
+            _descend(optimiser, -value)
             first = first if step else value.item()
         return first
 
     return m_step
 
 
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss; no gradient is left on anything but what the optimiser has."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        parameter.grad = gradient
+    optimiser.step()
+
+
+def _copied(guide: nn.Module) -> nn.Module:
+    """A deep copy. Pyro's automatic guides forget their model while they are copied, so what they held is put back."""
+    held = dict(guide.__dict__)
+    own = copy.deepcopy(guide)
+    guide.__dict__.update(held)
+    return own
+
+
 def _joined(kept: list[Tensor], event_dim: int) -> Tensor:
     return kept[0] if len(kept) == 1 else torch.cat(kept, dim=CHAINS_DIM - event_dim)
 
-
-def _drawn(site: dict[str, Any]) -> bool:
-    return bool(site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample")
