@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..mixture import Mixture, utterances
 from ..models import FrameGain, VAESpeech
+from ..models.encoders import NoisyEncoder
 
 
 class EncoderGuide(PyroModule):
@@ -42,6 +43,14 @@ class EncoderGuide(PyroModule):
         modules = self._modules.values()  # not getattr: Pyro would make a parameter site of every weight
         given = (x,) if observed is None else (x, observed)
         return {site: module(*given) for site, module in zip(self.sites, modules, strict=True) if module is not None}
+
+    def noise(self, x: Tensor, observed: Tensor | None = None) -> Tensor | None:
+        """Power of all that is not speech, (…, T, F), as the noisy encoder hears it.
+
+        None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
+        """
+        listeners = [module.listener for module in self._modules.values() if isinstance(module, NoisyEncoder)]
+        return listeners[0](x, observed).noise if len(listeners) == 1 else None
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:

@@ -2,7 +2,7 @@
 
 No noise recordings are used. Each draw has a few spectral patterns (a slope, smooth bumps, sometimes the
 harmonics of a rotor, sometimes a narrow band), each switched and modulated in time, or it is a crowd: other talkers of the
-clean training speech, added up.
+clean training speech, added up, with or without such noise around them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ def noise(speech: Speech, count: int, frames: int, generator: torch.Generator) -
     drawn = stationary_carrier(stft, count, frames, generator) * nmf_variance(stft, count, frames, generator).sqrt()
     crowds = torch.rand(count, generator=generator) < 0.2
     if crowds.any():
-        drawn[crowds] = crowd(speech, int(crowds.sum()), frames, generator)
-    power = drawn.abs().square().mean((-2, -1), keepdim=True)
-    return drawn / power.clamp_min(1e-12).sqrt()
+        share = torch.rand(int(crowds.sum()), 1, 1, generator=generator)  # of the amplitude that is not the crowd; none in every other
+        share = (2 * share - 1).clamp_min(0)
+        drawn[crowds] = share * _unit(drawn[crowds]) + (1 - share) * _unit(crowd(speech, len(share), frames, generator))
+    return _unit(drawn)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scaled to mean power one over the last two dims."""
+    return x / x.abs().square().mean((-2, -1), keepdim=True).clamp_min(1e-12).sqrt()
 
 
 def stationary_carrier(stft: STFT, count: int, frames: int, generator: torch.Generator) -> Tensor:

@@ -61,8 +61,13 @@ Report = Callable[[Epoch, list[Epoch]], None]
 
 
 def floored(s: Tensor) -> Tensor:
-    """The STFT with :data:`POWER_FLOOR` added to the power of every bin, phases kept at zero (priors are circular)."""
-    return torch.complex((s.real.square() + s.imag.square() + POWER_FLOOR).sqrt(), torch.zeros_like(s.real))
+    """The STFT with :data:`POWER_FLOOR` added to the power of every bin, phases at zero."""
+    return _circular(s.real.square() + s.imag.square() + POWER_FLOOR)
+
+
+def _circular(power: Tensor) -> Tensor:
+    """An STFT of the power; phases are zero, since priors are circular."""
+    return torch.complex(power.sqrt(), torch.zeros_like(power))
 
 
 def at_random_level(s: Tensor, generator: torch.Generator) -> Tensor:
@@ -109,14 +114,15 @@ def train(
 
 def train_noisy_encoder(
     vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
-    batch: int = 16, frames: int = 64, card: dict[str, object] | None = None, report: Report | None = None,
+    batch: int = 10, frames: int = 100, card: dict[str, object] | None = None, report: Report | None = None,
 ) -> list[Epoch]:
     """Fit ``vae.noisy_encoder`` to the frozen VAE on clean speech plus simulated noise; see :func:`train`.
 
     The loss is the ELBO of the noisy recording on the mixture graph with the noise law known, which a simulation
     offers: amortised inference of the very posterior that EM is after. The power of the mixture enters by its
-    expectation given speech and noise law, |s|^2 + v_n, which takes the chance of the phases out of the gradient. SNR uniform between
-    -10 and 15 dB; the noise is from :mod:`ppse.simulate`, nobody recorded it.
+    expectation given speech and noise law, |s|^2 + v_n, which takes the chance of the phases out of the gradient. To it comes
+    the negative log-likelihood of the noise under the power that the encoder hears. SNR uniform between -10 and 15 dB; the
+    noise is from :mod:`ppse.simulate`, nobody recorded it.
 
     Args:
         batch, frames: segments per step, and their length.
@@ -124,26 +130,38 @@ def train_noisy_encoder(
     Raises:
         ValueError: when the VAE was built without a noisy encoder.
     """
-    noisy_encoder = vae.noisy_encoder
-    if vae.mask is None or noisy_encoder is None:
+    encoder = vae.noisy_encoder
+    if encoder is None:
         raise ValueError("train_noisy_encoder: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
     vae.requires_grad_(False)
-    vae.mask.requires_grad_(True)
-
-    guide = EncoderGuide({"speech.z": noisy_encoder})
+    parameters = list(encoder.listener.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     elbo = TraceMeanField_ELBO()
 
     def loss(speech: Speech, generator: torch.Generator) -> Tensor:
         clean, noise = noisy_segments(speech, batch, frames, generator)
         law = ComplexNormal(0j, local_power(noise))
         model = Mixture(speech=vae, noise=lambda _: law)
-        expected = floored(torch.complex((clean.abs().square() + law.var).sqrt(), torch.zeros_like(law.var)))
-        value = elbo.differentiable_loss(lambda x, _: model(x), lambda _, x: guide(x), expected, clean + noise)
-        return value / (batch * frames)
+        heard = encoder.listener(clean + noise)
+        guide = EncoderGuide({"speech.z": _Read(encoder.read(clean + noise, heard))})
+        expected = _circular(clean.abs().square() + law.var + POWER_FLOOR)
+        unheard = -ComplexNormal(0j, heard.noise + POWER_FLOOR).log_prob(_circular(law.var + POWER_FLOOR)).sum()
+        return (elbo.differentiable_loss(model, guide, expected) + unheard) / (batch * frames)
 
     steps = math.ceil(training.n_frames / (batch * frames))
-    parameters = list(vae.mask.parameters())
     return _optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+
+
+class _Read(nn.Module):
+    """An encoder that has read already."""
+
+    def __init__(self, law: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.law = law
+
+    def forward(self, _: Tensor) -> tuple[Tensor, Tensor]:
+        return self.law
 
 
 def noisy_segments(speech: Speech, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,9 @@ def test_batch_equals_loop_and_gradients_reach_the_encoder() -> None:
         for b in range(3):
             torch.testing.assert_close(guide.laws(x[b, 0])["speech.z"][0], loc[b, 0])
         guide.zero_grad()
-        (loc.sum() + scale.sum()).backward()
+        noise = guide.noise(x)
+        assert (noise is None) == (encoder is vae.encoder)
+        (loc.sum() + scale.sum() + (0 if noise is None else noise.sum())).backward()
         assert all(p.grad is not None and p.grad.any() for p in guide.parameters())
 
 
