@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
-from . import __version__, audio, batch, evaluation, methods, mixing, plots, recipe, sampling, training, weights
+from . import __version__, audio, batch, evaluation, methods, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
 from .console import Commands, complain, progress_bars, say
 from .enhance import RANK
@@ -181,6 +181,7 @@ def evaluate(
     noisy: Annotated[Path | None, typer.Option(help="Folder of noisy files of the same names, without a manifest.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all results, with versions.")] = None,
     csv_out: Annotated[Path | None, typer.Option("--csv", help="Write the scores per file.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Weights file that enhanced them: note the mean gains in its model card.")] = None,
     timing: Annotated[Path | None, typer.Option(help="What 'ppse enhance --json' wrote: puts its real-time factor into the results.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the confidence intervals.")] = 0,
 ) -> None:
@@ -189,23 +190,36 @@ def evaluate(
     Example: `ppse enhance corpus/noisy -o enhanced && ppse evaluate enhanced --manifest corpus/manifest.json`
 
     Prints the mean of the noisy input and the mean gain with its 95 % interval: over all, per SNR, per kind of noise.
+    What cannot be paired or scored is told and left out, and the exit code is 1.
     """
+    for path in filter(None, (json_out, csv_out, card)):
+        audio.check_writable(path)
     if manifest:
-        items = evaluation.items_from_manifest(manifest, enhanced)
+        items, problems = pairing.items_from_manifest(manifest, enhanced)
     elif clean and noisy:
-        items = evaluation.items_from_folders(clean, noisy, enhanced)
+        items, problems = pairing.items_from_folders(clean, noisy, enhanced)
     else:
         raise typer.BadParameter("give --manifest, or both --clean and --noisy")
     factor = json.loads(timing.read_text()).get("real_time_factor") if timing else None
     with progress_bars() as progress:
         bar = progress.add_task("score", total=len(items))
-        scores = evaluation.evaluate(items, lambda done, _: progress.update(bar, completed=done))
+        scores, unscored = evaluation.evaluate(items, lambda done, _: progress.update(bar, completed=done))
+    problems += unscored
+    for problem in problems:
+        complain(f"left out: {problem}")
     rows = evaluation.summarise(scores, seed)
-    print(evaluation.markdown(rows))
+    if scores:
+        made_by = ", ".join(f"{package} {version}" for package, version in provenance.versions(*evaluation.PACKAGES).items())
+        say(f"{evaluation.markdown(rows)}\n\nIntervals of seed {seed}; {made_by}. Command: {provenance.command()}")
     if json_out:
-        audio.write_text(json_out, evaluation.to_json(scores, rows, seed, factor))
+        audio.write_text(json_out, evaluation.to_json(scores, rows, seed, factor, problems))
     if csv_out:
         audio.write_text(csv_out, evaluation.to_csv(scores))
+    if card and scores:
+        weights.annotate(card, scores=evaluation.headline(rows))
+    if problems or not scores:
+        complain(f"{len(scores)} files scored, {len(problems)} left out")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -6,31 +6,20 @@ import csv
 import io
 import json
 import math
-import os
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import audio, metrics
+from . import audio, metrics, provenance
+from .pairing import Item
 
 TABLE = ("si_sdr", "pesq_wb", "estoi")
 """The metrics of the printed tables; the files hold all of them."""
 
-
-class Item(NamedTuple):
-    """One file to judge: waveform files of the reference, the noisy input and the estimate; what is known of the noise."""
-
-    name: str
-    clean: Path
-    noisy: Path
-    enhanced: Path
-    snr: float | None = None
-    noise_type: str | None = None
+PACKAGES = ("torch", "pyro-ppl", "numpy", "pesq", "pystoi")
+"""The packages whose versions are noted."""
 
 
 class Score(NamedTuple):
@@ -43,62 +32,46 @@ class Score(NamedTuple):
     enhanced: dict[str, float]
 
 
-def items_from_manifest(manifest: str | os.PathLike[str], enhanced: str | os.PathLike[str]) -> list[Item]:
-    """Pair the entries of a manifest with the files of the same stem in a folder of enhanced files.
+def evaluate(items: Sequence[Item], report: Callable[[int, int], None] | None = None) -> tuple[list[Score], list[str]]:
+    """Score every item; one that cannot be scored does not stop the others.
 
-    Raises:
-        AudioError: when an entry has no enhanced file; the message gives the first.
+    Returns:
+        the scores, and for every item without, the reason.
     """
-    from .mixing import read_manifest
-
-    found = {path.stem: path for path in audio.find([enhanced])}
-    items = []
-    for name, entry in read_manifest(manifest).items():
-        stem = Path(entry["noisy_wav"]).stem
-        if stem not in found:
-            raise audio.AudioError(f"{enhanced}: no enhanced file for '{stem}'; enhance the whole corpus first")
-        items.append(Item(name, Path(entry["clean_wav"]), Path(entry["noisy_wav"]), found[stem], entry.get("snr"), entry.get("noise_type")))
-    return items
-
-
-def items_from_folders(clean: str | os.PathLike[str], noisy: str | os.PathLike[str], enhanced: str | os.PathLike[str]) -> list[Item]:
-    """Pair the files of three folders by stem.
-
-    Raises:
-        AudioError: when an enhanced file has no partner.
-    """
-    folders = [{path.stem: path for path in audio.find([folder])} for folder in (clean, noisy, enhanced)]
-    for stem, path in folders[2].items():
-        if stem not in folders[0] or stem not in folders[1]:
-            raise audio.AudioError(f"{path}: no file '{stem}' among the {'clean' if stem not in folders[0] else 'noisy'} ones")
-    return [Item(stem, folders[0][stem], folders[1][stem], path) for stem, path in folders[2].items()]
+    scores, problems = [], []
+    for i, item in enumerate(items):
+        try:
+            scores.append(judge(item))
+        except Exception as error:  # whatever befalls one file, the results of the others stay
+            problems.append(str(error) if isinstance(error, audio.AudioError) else f"{item.enhanced}: {type(error).__name__}: {error}")
+        if report:
+            report(i + 1, len(items))
+    return scores, problems
 
 
-def evaluate(items: Sequence[Item], report: Callable[[int, int], None] | None = None) -> list[Score]:
-    """Score every item at 16 kHz, channels averaged; files are cut to the shortest of the three.
+def judge(item: Item) -> Score:
+    """Scores of an item at 16 kHz, channels averaged; files are cut to the shortest of the three.
 
     Raises:
         AudioError: a file cannot be read or holds NaN, or lengths differ by more than a tenth of a second: no estimate of this recording.
     """
-    scores = []
-    for i, item in enumerate(items):
-        clean, noisy, enhanced = (audio.read_mono(path, metrics.RATE) for path in (item.clean, item.noisy, item.enhanced))
-        sizes = (clean.size, noisy.size, enhanced.size)
-        n = min(sizes)
-        if n == 0 or max(sizes) - n > metrics.RATE // 10:
-            raise audio.AudioError(
-                f"{item.enhanced}: the reference, noisy and enhanced file have {sizes} samples at {metrics.RATE} Hz; expected one length for all"
-            )
-        for path, wave in zip((item.clean, item.noisy, item.enhanced), (clean, noisy, enhanced), strict=True):
-            audio.check(wave[None], str(path))
-        scores.append(Score(item.name, item.snr, item.noise_type, metrics.score(clean[:n], noisy[:n]), metrics.score(clean[:n], enhanced[:n])))
-        if report:
-            report(i + 1, len(items))
-    return scores
+    clean, noisy, enhanced = (audio.read_mono(path, metrics.RATE) for path in (item.clean, item.noisy, item.enhanced))
+    sizes = (clean.size, noisy.size, enhanced.size)
+    n = min(sizes)
+    if n == 0 or max(sizes) - n > metrics.RATE // 10:
+        raise audio.AudioError(
+            f"{item.enhanced}: the reference, noisy and enhanced file have {sizes} samples at {metrics.RATE} Hz; expected one length for all"
+        )
+    for path, wave in zip((item.clean, item.noisy, item.enhanced), (clean, noisy, enhanced), strict=True):
+        audio.check(wave[None], str(path))
+    return Score(item.name, item.snr, item.noise_type, metrics.score(clean[:n], noisy[:n]), metrics.score(clean[:n], enhanced[:n]))
 
 
 def summarise(scores: Sequence[Score], seed: int = 0) -> list[dict[str, Any]]:
-    """Rows over all files, per SNR and per kind of noise: mean and median of input, estimate and gain, and the 95 % interval of the mean gain."""
+    """Rows over all files, per SNR and per kind of noise: mean and median of input, estimate and gain, and the 95 % interval of the mean gain.
+
+    Gains that are not defined are left out of these, and counted ("undefined").
+    """
     groups: dict[str, list[Score]] = {"all": list(scores)}
     by_snr: dict[float, list[Score]] = defaultdict(list)
     by_noise: dict[str, list[Score]] = defaultdict(list)
@@ -113,18 +86,20 @@ def summarise(scores: Sequence[Score], seed: int = 0) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"group": group, "files": len(members)}
         for metric in metrics.METRICS:
             before, after = (np.array([getattr(s, side)[metric] for s in members]) for side in ("noisy", "enhanced"))
-            gain = after - before
-            low, high = metrics.bootstrap_interval(list(gain), seed)
-            row[metric] = {
-                "noisy_mean": _mean(before), "enhanced_mean": _mean(after), "enhanced_median": _median(after),
-                "gain_mean": _mean(gain), "gain_median": _median(gain), "gain_low": low, "gain_high": high,
-            }
+            with np.errstate(invalid="ignore"):  # inf - inf
+                gain = after - before
+                low, high = metrics.bootstrap_interval(list(gain), seed)
+                row[metric] = {
+                    "noisy_mean": _mean(before), "enhanced_mean": _mean(after), "enhanced_median": _median(after),
+                    "gain_mean": _mean(gain), "gain_median": _median(gain), "gain_low": low, "gain_high": high,
+                    "undefined": int(np.isnan(gain).sum()),
+                }
         rows.append(row)
     return rows
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a table: mean of the noisy input, and mean gain with its 95 % interval."""
+    """The summary as a table: mean of the noisy input, and mean gain with its 95 % interval; below, how many gains are not defined."""
     lines = ["| | files | " + " | ".join(f"{m}: noisy | gain" for m in TABLE) + " |", "|---" * (2 + 2 * len(TABLE)) + "|"]
     for row in rows:
         cells = []
@@ -132,17 +107,28 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             r, digits = row[metric], 2 if metric != "estoi" else 3
             cells.append(f"{r['noisy_mean']:.{digits}f} | {r['gain_mean']:+.{digits}f} [{r['gain_low']:+.{digits}f}, {r['gain_high']:+.{digits}f}]")
         lines.append(f"| {row['group']} | {row['files']} | " + " | ".join(cells) + " |")
+    missing = [f"{metric} of {rows[0][metric]['undefined']}" for metric in TABLE if rows[0][metric]["undefined"]]
+    if missing:
+        lines += ["", f"Not defined, and left out: {', '.join(missing)} of {rows[0]['files']} files."]
     return "\n".join(lines)
 
 
-def to_json(scores: Sequence[Score], rows: Sequence[dict[str, Any]], seed: int, real_time_factor: float | None = None) -> str:
-    """Results with what is needed to reproduce them: versions, seed, RTF where known, scores per file. What is not finite is null."""
-    packages = ("ppse", "torch", "pyro-ppl", "numpy", "pesq", "pystoi")
+def to_json(
+    scores: Sequence[Score], rows: Sequence[dict[str, Any]], seed: int, real_time_factor: float | None = None, problems: Sequence[str] = (),
+) -> str:
+    """Results with what is needed to reproduce them: command, versions, seed, RTF where known, scores per file. What is not finite is null."""
     content = {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "seed": seed, "real_time_factor": real_time_factor, "summary": list(rows), "files": [s._asdict() for s in scores],
+        "command": provenance.command(), "versions": provenance.versions(*PACKAGES), "seed": seed, "real_time_factor": real_time_factor,
+        "summary": list(rows), "files": [s._asdict() for s in scores], "left_out": list(problems),
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the row over all files what a model card should say: mean of the noisy input, mean gain and its 95 % interval."""
+    picked = {metric: {key: rows[0][metric][key] for key in ("noisy_mean", "gain_mean", "gain_low", "gain_high")} for metric in TABLE}
+    result: dict[str, Any] = _finite({"files": rows[0]["files"], **picked})
+    return result
 
 
 def to_csv(scores: Sequence[Score]) -> str:
@@ -165,8 +151,8 @@ def _finite(value: Any) -> Any:
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+    return float(np.nanmedian(values)) if not np.isnan(values).all() else float("nan")

@@ -294,6 +294,20 @@ def test_mix_enhance_evaluate(ppse, prior: Path, tmp_path: Path) -> None:
     assert code == 0 and "+0 dB" in out and "+5 dB" in out
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["real_time_factor"] == json.loads((tmp_path / "t.json").read_text())["real_time_factor"] > 0
+    assert "Intervals of seed 0; python 3" in out and f"ppse {version}" in out and "Command: ppse evaluate" in out
+    assert results["command"].startswith("ppse evaluate ") and str(corpus) in results["command"] and results["left_out"] == []
+    assert ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", "--card", prior)[0] == 0
+    assert weights.card(prior)["scores"]["si_sdr"]["gain_mean"] == results["summary"][0]["si_sdr"]["gain_mean"]
+    broken, *others = sorted((tmp_path / "out").iterdir())
+    broken.write_bytes(b"no audio")
+    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", "--json", tmp_path / "rest.json")
+    assert code == 1 and f"left out: {broken}: not readable" in out and "| all | 3 |" in out and "3 files scored, 1 left out" in out
+    rest = json.loads((tmp_path / "rest.json").read_text())
+    assert [f for f in results["files"] if f["name"] != broken.stem] == rest["files"] and len(rest["left_out"]) == 1
+    for other in others:
+        other.unlink()
+    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json")
+    assert code == 1 and "0 files scored, 4 left out" in out and "| all |" not in out
     assert results["versions"]["ppse"] and len(results["files"]) == 4 and (tmp_path / "r.csv").read_text().count("\n") == 5
 
 

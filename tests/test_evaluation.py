@@ -1,4 +1,4 @@
-"""Evaluation: items are paired rightly, gains are those of the files, groups and intervals are right, result files hold it all."""
+"""Evaluation: gains are those of the files, groups and intervals are right, result files hold it all."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import csv
 import io
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ppse import audio, evaluation, mixing
+from ppse import audio, evaluation, mixing, pairing
 from ppse.audio import AudioError
-from ppse.evaluation import Item, Score
+from ppse.evaluation import Score
 from ppse.metrics import METRICS, si_sdr
+from ppse.pairing import Item
 
 
 def voice(generator: np.random.Generator, seconds: float = 1.0) -> np.ndarray:
@@ -41,9 +41,9 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_a_corpus_with_a_known_gain(corpus):
     seen = []
-    items = evaluation.items_from_manifest(corpus / "corpus/manifest.json", corpus / "enhanced")
-    scores = evaluation.evaluate(items, lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    items, unpaired = pairing.items_from_manifest(corpus / "corpus/manifest.json", corpus / "enhanced")
+    scores, problems = evaluation.evaluate(items, lambda done, total: seen.append((done, total)))
+    assert not unpaired and not problems and seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     rows = {row["group"]: row for row in evaluation.summarise(scores)}
     assert list(rows) == ["all", "+0 dB", "+10 dB", "hum", "rain"]
     assert [row["files"] for row in rows.values()] == [4, 2, 2, 2, 2]
@@ -58,23 +58,18 @@ def test_a_corpus_with_a_known_gain(corpus):
     assert {"python", "ppse", "torch", "pyro-ppl", "numpy", "pesq", "pystoi"} == content["versions"].keys()
 
 
-def test_folders_are_paired_by_stem_whatever_their_type(corpus):
-    manifest = mixing.read_manifest(corpus / "corpus/manifest.json")
-    key, entry = next(iter(manifest.items()))
-    estimate = corpus / "other" / f"{key}.flac"
-    audio.write(estimate, audio.read_mono(entry["clean_wav"]), 16_000)
-    [item] = evaluation.items_from_folders(corpus / "corpus/clean", corpus / "corpus/noisy", corpus / "other")
-    assert item == Item(key, corpus / f"corpus/clean/{key}.wav", corpus / f"corpus/noisy/{key}.wav", estimate)
-    audio.write(corpus / "other/stranger.wav", np.ones(100), 16_000)
-    with pytest.raises(AudioError, match=r"stranger\.wav: no file 'stranger' among the clean ones"):
-        evaluation.items_from_folders(corpus / "corpus/clean", corpus / "corpus/noisy", corpus / "other")
-
-
-def test_a_missing_estimate_is_named(corpus):
-    gone = sorted((corpus / "enhanced").iterdir())[0]
-    gone.unlink()
-    with pytest.raises(AudioError, match=re.escape(f"no enhanced file for '{gone.stem}'")):
-        evaluation.items_from_manifest(corpus / "corpus/manifest.json", corpus / "enhanced")
+def test_one_pair_that_cannot_be_scored_leaves_the_others(corpus, monkeypatch):
+    items, _ = pairing.items_from_manifest(corpus / "corpus/manifest.json", corpus / "enhanced")
+    whole, _ = evaluation.evaluate(items)
+    items[1].enhanced.write_bytes(b"no audio")
+    items[2].clean.unlink()
+    seen = []
+    scores, problems = evaluation.evaluate(items, lambda done, total: seen.append((done, total)))
+    assert [score.name for score in scores] == [items[0].name, items[3].name] and scores[0] == whole[0] and seen[-1] == (4, 4)
+    assert f"{items[1].enhanced}: not readable as audio" in problems[0] and f"{items[2].clean}: no such file" in problems[1]
+    monkeypatch.setattr(evaluation.metrics, "score", lambda *_: 1 / 0)
+    scores, problems = evaluation.evaluate(items[:1])
+    assert not scores and f"{items[0].enhanced}: ZeroDivisionError" in problems[0]
 
 
 def test_channels_and_rates_are_brought_together_and_small_differences_of_length_cut(tmp_path):
@@ -83,7 +78,7 @@ def test_channels_and_rates_are_brought_together_and_small_differences_of_length
     audio.write(tmp_path / "s.wav", s, 16_000, subtype="FLOAT")
     audio.write(tmp_path / "x.wav", np.stack([x, x]), 16_000, subtype="FLOAT")
     audio.write(tmp_path / "e.wav", audio.resample(s.astype(np.float32), 16_000, 48_000)[:-900], 48_000, subtype="FLOAT")
-    [score] = evaluation.evaluate([Item("a", tmp_path / "s.wav", tmp_path / "x.wav", tmp_path / "e.wav")])
+    score = evaluation.judge(Item("a", tmp_path / "s.wav", tmp_path / "x.wav", tmp_path / "e.wav"))
     n = s.size - 300
     assert score.noisy["si_sdr"] == pytest.approx(si_sdr(s[:n], x[:n]), abs=1e-3)
     assert score.enhanced["si_sdr"] > 30
@@ -94,7 +89,7 @@ def test_what_is_no_estimate_of_the_recording_is_refused(tmp_path, estimate, mes
     audio.write(tmp_path / "s.wav", voice(np.random.default_rng(1)), 16_000)
     audio.write(tmp_path / "e.wav", estimate, 16_000, subtype="FLOAT")
     with pytest.raises(AudioError, match=rf"e\.wav: .*{message}"):
-        evaluation.evaluate([Item("a", tmp_path / "s.wav", tmp_path / "s.wav", tmp_path / "e.wav")])
+        evaluation.judge(Item("a", tmp_path / "s.wav", tmp_path / "s.wav", tmp_path / "e.wav"))
 
 
 def known(gains: list[float], snr: float = 0.0) -> list[Score]:
@@ -111,12 +106,24 @@ def test_means_medians_and_seeds():
     assert evaluation.summarise(many, seed=1) == evaluation.summarise(many, seed=1) != evaluation.summarise(many, seed=2)
 
 
-def test_undefined_scores_are_left_out_and_are_null_in_json():
+def test_undefined_scores_are_left_out_counted_and_null_in_json():
     scores = known([1.0, math.nan, 3.0])
     rows = evaluation.summarise(scores)
-    assert rows[0]["pesq_wb"]["gain_mean"] == pytest.approx(2.0)
-    content = json.loads(evaluation.to_json(scores, rows, 0), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert content["files"][1]["enhanced"]["pesq_wb"] is None
+    assert rows[0]["pesq_wb"]["gain_mean"] == pytest.approx(2.0) and rows[0]["pesq_wb"]["undefined"] == 1
+    assert "Not defined, and left out: si_sdr of 1, pesq_wb of 1, estoi of 1 of 3 files." in evaluation.markdown(rows)
+    assert "Not defined" not in evaluation.markdown(evaluation.summarise(known([1.0])))
+    text = evaluation.to_json(scores, rows, 0, problems=["b.wav: gone"])
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["files"][1]["enhanced"]["pesq_wb"] is None and content["left_out"] == ["b.wav: gone"] and content["command"]
+    only = evaluation.summarise(known([math.nan]))
+    assert evaluation.headline(only)["estoi"] == {"noisy_mean": 1.0, "gain_mean": None, "gain_low": None, "gain_high": None}
+
+
+def test_infinite_scores_are_no_reason_to_warn():
+    perfect = dict.fromkeys(METRICS, math.inf)
+    scores = [Score("a", 0.0, "hum", perfect, perfect), Score("b", 0.0, "hum", dict.fromkeys(METRICS, 0.0), perfect)]
+    row = evaluation.summarise(scores)[0]["si_sdr"]
+    assert row["undefined"] == 1 and row["gain_mean"] == row["enhanced_mean"] == math.inf  # inf - inf is no gain
 
 
 def test_table_and_csv():
