@@ -31,7 +31,7 @@ class Recipe:
     hidden: tuple[int, ...] = (512,)
     context: int = 192
     epochs: int = 24
-    noisy_epochs: int = 14
+    noisy_epochs: int = 22
     patience: int = 99
     validation: float = 0.05
     seed: int = 0
