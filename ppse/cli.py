@@ -97,7 +97,7 @@ def enhance(
             complain("interrupted: what is finished stays; run the same command again to go on from there")
     outcomes += batch.left(tasks, outcomes)
     settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "chains": chains, "seed": seed, "device": device}
-    summary = batch.summary(outcomes, settings | {"versions": {"ppse": __version__, "torch": str(torch.__version__)}})
+    summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
     speed = f"; real-time factor {summary['real_time_factor']:.2f}" if summary["done"] else ""
@@ -129,7 +129,8 @@ def train(
     Example: `ppse train LibriSpeech/train-clean-100 -o prior.safetensors --licence "CC BY 4.0"`
 
     First the VAE, then its encoder for noisy speech on simulated noise. Who speaks is read off the file names up to the first
-    '-' or '_'. Loss curves appear beside the weights. An interrupted run goes on where it was.
+    '-' or '_', and without one off the folder, which suits LibriSpeech, VCTK and TIMIT. What cannot be used is told and left out. Loss
+    curves appear beside the weights. An interrupted run goes on where it was.
     """
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"'{out}' should end in .safetensors", param_hint="--out")
@@ -150,6 +151,7 @@ def train(
         recipe.train_prior(
             inputs, out, settings, note=data_note, licence=licence, report=report,
             reading=lambda done, total: progress.update(bars["read"], completed=done, total=total),
+            left_out=lambda reason: complain(f"left out: {reason}"),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import __version__, audio, corpus, training, weights
+from . import audio, corpus, provenance, training, weights
 from .models import VAESpeech
 from .stft import STFT
 
@@ -43,7 +43,7 @@ Report = Callable[[str, list[training.Epoch]], None]
 
 def train_prior(
     inputs: Sequence[str], out: Path, recipe: Recipe | None = None, *, note: str = "", licence: str = "", report: Report | None = None,
-    reading: Callable[[int, int], None] | None = None,
+    reading: Callable[[int, int], None] | None = None, left_out: Callable[[str], None] | None = None,
 ) -> None:
     """Train a speech prior and write it to ``out``; an interrupted run goes on where it was.
 
@@ -54,6 +54,7 @@ def train_prior(
         note, licence: what the data are and their licence, for the model card.
         report: called after every epoch.
         reading: called with (files read, files in all).
+        left_out: called with the reason for every file that cannot be used.
 
     Raises:
         AudioError: when data cannot be read, or ``out`` cannot be written.
@@ -66,11 +67,17 @@ def train_prior(
     total = len(files) + len(held)
     speech = corpus.Speech(files, STFT(), lambda i, _: reading(i, total) if reading else None)
     others = corpus.Speech(held, STFT(), lambda i, _: reading(len(files) + i, total) if reading else None)
+    reasons = [*speech.left_out.values(), *others.left_out.values()]
+    for reason in reasons:
+        if left_out:
+            left_out(reason)
     card: dict[str, Any] = {
         "data": [Path(i).name for i in inputs], "data_note": note, "licence": licence,
         "hours": {"training": round(speech.hours, 4), "validation": round(others.hours, 4)},
+        "files": {"used": total - len(reasons), "left_out": len(reasons)},
         "noise": "simulated (ppse.simulate), none recorded", "recipe": asdict(recipe),
-        "versions": {"ppse": __version__, "torch": str(torch.__version__)},
+        "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
+        "scores": {},  # of an evaluation, see weights.annotate
     }
     first = out.with_suffix(".vae.safetensors") if recipe.context else out
     finished = [_finished(path, card) for path in (first, out)]
@@ -97,7 +104,8 @@ def _finished(path: Path, card: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found = weights.card(path)
-    differing = [key for key, value in card.items() if key != "versions" and found.get(key) != json.loads(json.dumps(value))]
+    fixed = {key: value for key, value in json.loads(json.dumps(card)).items() if key not in ("versions", "scores")}
+    differing = [key for key, value in fixed.items() if found.get(key) != value]
     if differing:
         raise weights.WeightsError(f"{path}: is of another training (its {', '.join(differing)} differ); delete it or choose another name")
     return bool(found.get("finished"))

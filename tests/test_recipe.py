@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,17 @@ def test_is_the_two_stages_of_training_in_order(speech: str, tmp_path: Path) -> 
     card = weights.card(tmp_path / "a.safetensors")
     assert card["data"] == ["speech"] and card["data_note"] == "combs" and card["licence"] == "none" and card["recipe"]["latent"] == 2
     assert card["hours"]["training"] > 0 and card["hours"]["validation"] > 0 and card["versions"]["torch"] and "validation_loss" in card
+    assert card["files"] == {"used": 3, "left_out": 0} and card["scores"] == {} and {"python", "ppse", "pyro-ppl", "numpy"} < card["versions"].keys()
     assert VAESpeech.pretrained(str(tmp_path / "a.safetensors")).noisy_encoder is not None
+
+
+def test_what_is_left_out_is_told_and_counted(speech: str, tmp_path: Path) -> None:
+    (tmp_path / "speech" / "v0-broken.wav").write_text("no audio")
+    reasons: list[str] = []
+    out = tmp_path / "a.safetensors"
+    train_prior([speech], out, replace(TINY, context=0, epochs=1), left_out=reasons.append)
+    assert len(reasons) == 1 and "v0-broken.wav: not readable" in reasons[0]
+    assert weights.card(out)["files"] == {"used": 3, "left_out": 1}
 
 
 class Interrupted(Exception):
@@ -63,7 +74,7 @@ def test_goes_on_where_it_was_interrupted(speech: str, tmp_path: Path, after: tu
         if (stage, len(log)) == after:
             raise Interrupted
 
-    recipe = TINY if after[0] == "noisy" else Recipe(**(vars(TINY) | {"context": 0}))
+    recipe = TINY if after[0] == "noisy" else replace(TINY, context=0)
     out, whole = tmp_path / "a.safetensors", tmp_path / "whole.safetensors"
     stages: list[tuple[str, int]] = []
     with pytest.raises(Interrupted):
@@ -79,17 +90,32 @@ def test_goes_on_where_it_was_interrupted(speech: str, tmp_path: Path, after: tu
 
 def test_another_training_is_not_taken_up(speech: str, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
-    plain = Recipe(**(vars(TINY) | {"context": 0, "epochs": 1}))
+    plain = replace(TINY, context=0, epochs=1)
     train_prior([speech], out, plain)
     assert VAESpeech.pretrained(str(out)).noisy_encoder is None and not (tmp_path / "a.vae.safetensors").exists()
     with pytest.raises(weights.WeightsError, match="is there already, of the same data and settings"):
         train_prior([speech], out, plain)
     before = out.read_bytes()
     with pytest.raises(weights.WeightsError, match=r"of another training \(its recipe differ\)"):
-        train_prior([speech], out, Recipe(**(vars(plain) | {"seed": 4})))
+        train_prior([speech], out, replace(plain, seed=4))
     with pytest.raises(weights.WeightsError, match=r"of another training \(its licence differ\)"):
         train_prior([speech], out, plain, licence="CC0")
     assert out.read_bytes() == before
+    weights.annotate(out, scores={"si_sdr": 7.0}, versions={"ppse": "0.0"})
+    with pytest.raises(weights.WeightsError, match="of the same data and settings"):
+        train_prior([speech], out, plain)
+
+
+def test_an_unfinished_training_of_other_settings_is_not_taken_up(speech: str, tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise Interrupted
+
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(Interrupted):
+        train_prior([speech], out, TINY, report=stop)
+    (tmp_path / "a.vae.safetensors").unlink()  # all that tells is the state
+    with pytest.raises(weights.WeightsError, match=r"a\.vae\.resume: the state of an unfinished training of another card, schedule; delete it"):
+        train_prior([speech], out, replace(TINY, seed=4))
 
 
 def test_data_that_cannot_be_used(speech: str, tmp_path: Path) -> None:
