@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyro.poutine as poutine
@@ -22,21 +22,21 @@ from .inference import Inference, resume
 from .methods import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
+from .narrowband import band, edge_gain, share_rest
 from .stft import STFT, active_mean, frame_power
+from .windows import OVERLAP, WINDOW, add_frames, fade, windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-WINDOW, OVERLAP = 60.0, 4.0
-"""Seconds of a recording that are inferred at once, and by which neighbouring windows overlap and are cross-faded."""
 
 RANK = 4
 """Patterns of the NMF noise, unless a model is given."""
 
 
 class Trace(NamedTuple):
-    """How inference went on one window of one channel: the objective per EM iteration (nats per bin), and the mean acceptance per
-    iteration (empty where nothing is accepted or rejected)."""
+    """How inference went on one window of one channel: the objective per EM iteration (nats per bin), and the mean acceptance of
+    every iteration that ran a Markov kernel (for :func:`ppse.infer.langevin`, which rejects nothing, the share of blocks that
+    stayed finite). It is shorter than the objective where the latents rest at first, and empty for methods without kernels."""
 
     channel: int
     start: float
@@ -53,7 +53,7 @@ class Enhancement:
         noisy: the input, (channels, N).
         estimates: posterior mean of every source by name, (channels, N), at the level of the input.
         std: posterior standard deviation of every source in the STFT domain of the model, (channels, T, F), in
-            units of the waveform times ``STFT`` scaling; empty unless asked for.
+            units of the waveform times ``STFT`` scaling; 0 in bins that the recording cannot hold; empty unless asked for.
         traces: per channel and window.
         seconds: processing time, model loading excluded.
         stft: the STFT of the model, at its own rate.
@@ -69,8 +69,8 @@ class Enhancement:
 
     @property
     def real_time_factor(self) -> float:
-        """Processing time over duration of one channel."""
-        return self.seconds * self.sample_rate / max(1, self.noisy.shape[-1])
+        """Processing time over duration, every channel counted, as each is enhanced on its own: the one definition in use."""
+        return self.seconds * self.sample_rate / max(1, self.noisy.size)
 
     def save(self, path: str | os.PathLike[str], source: str = "speech") -> None:
         """Write the estimate of a source to an audio file, atomically, at the rate of the input.
@@ -88,14 +88,15 @@ class Enhancement:
 
 
 def enhance(
-    recording: str | os.PathLike[str] | NDArray[np.floating] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
+    recording: str | os.PathLike[str] | NDArray[Any] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
     sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, window: float = WINDOW,
     report: Callable[[float], None] | None = None,
 ) -> Enhancement:
     """Separate a noisy recording into its sources by posterior inference.
 
     Args:
-        recording: an audio file, or samples (N,) or (channels, N); channels are enhanced one by one.
+        recording: an audio file, or samples (N,) or (channels, N), full scale 1. Integer samples as audio files hold them
+            (int16, int32, uint8) are scaled to that. Channels are enhanced one by one, each as if it were alone.
         model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))`` unless given. It
             is copied, never changed.
         method: how to infer, :func:`ppse.methods.default` unless given.
@@ -108,29 +109,34 @@ def enhance(
         report: called with the fraction done.
 
     Raises:
-        AudioError: when the file is unreadable, or the samples are empty or not finite.
+        AudioError: when the file is unreadable, or the samples are empty, not finite, or of a shape or type that no
+            recording has.
+        ValueError: when the window is too short, or inference fails; the message says where.
 
     Content above 8 kHz is not modelled by 16 kHz priors: such a band comes out silent. For recordings below
-    16 kHz the missing band is marked as not observed. Digital silence comes out as it is.
+    16 kHz the missing band is marked as not observed; their own highest frequencies, which the resampling filter
+    takes, are shared out as those right below. Digital silence comes out as it is.
     """
     if isinstance(recording, str | os.PathLike):
         samples, sample_rate = audio.read(recording)
+        audio.check(samples, str(recording))
     else:
-        samples = np.atleast_2d(np.asarray(recording, dtype=np.float32))
-    audio.check(samples, str(recording) if isinstance(recording, str | os.PathLike) else "the samples")
+        samples = _samples(recording)
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK))
     method, stft = method or methods.default(), STFT()
+    if window * stft.sample_rate < 2 * stft.n_fft:
+        raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
     model = copy.deepcopy(model).to(device)
     result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
     started = time.monotonic()
-    scope = poutine.seed(rng_seed=seed) if seed is not None else nullcontext()
-    with scope:
-        for channel, wave in enumerate(samples):
-            def progress(done: float, channel: int = channel) -> None:
-                if report:
-                    report((channel + done) / len(samples))
+    for channel, wave in enumerate(samples):
+        def progress(done: float, channel: int = channel) -> None:
+            if report:
+                report((channel + done) / len(samples))
 
-            _enhance_channel(result, channel, wave, model, method, device, std, window, progress)
+        # The same seed and a fresh model for every channel: equal channels give equal results.
+        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, window, progress)
     result.seconds = time.monotonic() - started
     return result
 
@@ -144,63 +150,40 @@ def _enhance_channel(
     wave = torch.from_numpy(audio.resample(samples, result.sample_rate, stft.sample_rate))
     outputs = {name: torch.zeros_like(wave) for name in model.sources}
     scale = _scale(wave, stft)
-    variances = {name: torch.zeros(stft.n_frames(len(wave)), stft.n_freqs) for name in model.sources} if std else {}
-    windows = list(_windows(len(wave), int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop))
+    n_frames, observed = stft.n_frames(len(wave)), band(stft, result.sample_rate, device)
+    variances = {name: torch.zeros(n_frames, stft.n_freqs) for name in model.sources} if std else {}
+    gains = {name: torch.zeros(n_frames, 1) for name in model.sources} if observed is not None else {}
+    stretches = windows(len(wave), int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop)
     followed = False
-    for i, (first, last) in enumerate(windows):
+    for i, (first, last) in enumerate(stretches):
         piece = wave[first:last]
         if not piece.any():
-            progress((i + 1) / len(windows))
+            progress((i + 1) / len(stretches))
             continue
         x = (stft.analysis(piece) / scale).to(device)
-        observed = _band(stft, result.sample_rate, device)
         (model.follow if followed else model.start)(x, observed)
         followed = True
 
         def note(iteration: int, _: float, i: int = i) -> None:
-            progress((i + (iteration + 1) / method.iterations) / len(windows))
+            progress((i + (iteration + 1) / method.iterations) / len(stretches))
 
         inferred = resume(model, x, method, observed, callback=note)
         result.traces.append(_trace(inferred, channel, first / stft.sample_rate))
-        fade = _fade(windows, i)
+        weight = fade(stretches, i)
         for name, law in inferred.sources.items():
-            loc = law.loc if observed is None else law.loc * observed
-            outputs[name][first:last] += fade * (stft.synthesis(loc, last - first) * scale).cpu()
+            loc, var = law.loc, law.var
+            if observed is not None:
+                loc, var = loc * observed, var * observed
+                add_frames(gains[name], edge_gain(loc, x, observed).cpu(), first // stft.hop, weight[:: stft.hop])
+            outputs[name][first:last] += weight * (stft.synthesis(loc, last - first) * scale).cpu()
             if std:
-                _add_frames(variances[name], law.var.cpu() * scale**2, first // stft.hop, fade[:: stft.hop])
+                add_frames(variances[name], var.cpu() * scale**2, first // stft.hop, weight[:: stft.hop])
     for name, var in variances.items():
         result.std.setdefault(name, np.zeros((len(result.noisy), *var.shape), np.float32))[channel] = var.sqrt().numpy()
     for name, output in outputs.items():
         result.estimates[name][channel] = _fitted(audio.resample(output.numpy(), stft.sample_rate, result.sample_rate), samples.size)
-
-
-def _windows(length: int, window: int, overlap: int, hop: int) -> list[tuple[int, int]]:
-    """Stretches of equal length, starts on the frame grid, that overlap by at least ``overlap`` samples and cover all."""
-    if length <= window:
-        return [(0, length)]
-    count = math.ceil((length - overlap) / (window - overlap))
-    stride = math.ceil((length - overlap) / count / hop) * hop
-    return [(i * stride, min(i * stride + stride + overlap, length)) for i in range(count)]
-
-
-def _fade(windows: list[tuple[int, int]], i: int) -> Tensor:
-    """Weights of window i: linear cross-fades over its overlaps; all windows sum to one."""
-    first, last = windows[i]
-    fade = torch.ones(last - first)
-    if i > 0:
-        lap = windows[i - 1][1] - first
-        fade[:lap] *= (torch.arange(lap) + 0.5) / lap
-    if i + 1 < len(windows):
-        lap = last - windows[i + 1][0]
-        fade[-lap:] *= 1 - (torch.arange(lap) + 0.5) / lap
-    return fade
-
-
-def _add_frames(total: Tensor, var: Tensor, first: int, fade: Tensor) -> None:
-    """Cross-fade the variances (T, F) of a window, whose first frame is ``first``, into those of the recording."""
-    count = min(var.shape[0], total.shape[0] - first)
-    weight = torch.cat([fade, fade[-1:].expand(max(0, count - len(fade)))])[:count]
-    total[first : first + count] += weight.unsqueeze(-1) * var[:count]
+    if gains:
+        share_rest(samples, {name: estimate[channel] for name, estimate in result.estimates.items()}, gains, stft, result.sample_rate)
 
 
 def _scale(wave: Tensor, stft: STFT) -> float:
@@ -210,17 +193,34 @@ def _scale(wave: Tensor, stft: STFT) -> float:
     return math.sqrt(active_mean(power).item())
 
 
-def _band(stft: STFT, sample_rate: int, device: str) -> Tensor | None:
-    """Bins that the recording can hold, (F,): for one below the rate of the model, those under its Nyquist frequency."""
-    if sample_rate >= stft.sample_rate:
-        return None
-    frequency = torch.arange(stft.n_freqs, device=device) * (stft.sample_rate / stft.n_fft)
-    return frequency < 0.95 * sample_rate / 2  # resampling filters fall off over the last twentieth
-
-
 def _trace(inferred: Inference, channel: int, start: float) -> Trace:
-    adjusted = [float(info.acceptance.mean()) for info in inferred.info]
-    return Trace(channel, start, inferred.objective, adjusted)
+    return Trace(channel, start, inferred.objective, [float(info.acceptance.mean()) for info in inferred.info])
+
+
+def _samples(recording: NDArray[Any] | Tensor) -> NDArray[np.float32]:
+    """Samples (channels, N) at full scale 1 from an array, refused where they cannot be a recording."""
+    if isinstance(recording, Tensor):
+        recording = (recording.float() if recording.is_floating_point() else recording).detach().cpu().numpy()
+    array = np.asarray(recording)
+    if array.ndim > 2:
+        raise audio.AudioError(f"the samples: shape {array.shape}; expected (N,) or (channels, N), one recording at a time")
+    array = np.atleast_2d(array)
+    if array.shape[0] > array.shape[1] > 0:
+        raise audio.AudioError(
+            f"the samples: {array.shape[0]} channels of {array.shape[1]} samples; expected (channels, N). Transpose them if they are (N, channels)"
+        )
+    if array.dtype in (np.int16, np.int32):
+        samples = array / -float(np.iinfo(array.dtype).min)
+    elif array.dtype == np.uint8:
+        samples = (array - 128.0) / 128.0  # 8-bit files are unsigned, silence in the middle
+    elif array.dtype.kind == "f":
+        samples = array
+    else:
+        raise audio.AudioError(f"the samples: type {array.dtype}; expected floats of full scale 1, or int16, int32, uint8 as in audio files")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is then refused
+        result: NDArray[np.float32] = samples.astype(np.float32)
+    audio.check(result, "the samples")
+    return result
 
 
 def _fitted(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:

@@ -135,9 +135,9 @@ def guide_e_step(
         ValueError: when the guide does not draw every latent of the model; the message names the site.
     """
     with torch.no_grad():
-        guide(*args)  # automatic guides make their parameters on the first call
         with pyro.plate("chains", draws, dim=CHAINS_DIM):
             graph: Any = poutine.trace(model).get_trace(*args)
+        guide(*args)  # automatic guides make their parameters on the first call
         proposed: Any = poutine.trace(guide).get_trace(*args)
     shapes = {name: site["value"].shape for name, site in graph.nodes.items() if is_latent(site)}
     for name in shapes:
