@@ -1,7 +1,8 @@
 """Inference on any plated Pyro model: densities per block, Markov kernels, EM. Knows no audio."""
 
 from .adapt import TARGET_ACCEPTANCE, StepSizeAdapter, adapt_step_size
-from .density import BlockError, LogDensity, Position, log_density
+from .blocks import BlockError
+from .density import LogDensity, Position, log_density
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, mcmc_e_step, point_e_step
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
 from .run import Draws, sample

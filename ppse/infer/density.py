@@ -12,15 +12,13 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
+from .blocks import choose, is_random
+
 Position = dict[str, Tensor]
 """Unconstrained values of the latent sites, by name; the leading dims are the plates, chains among them."""
 
 CHAINS_DIM = -2
 """Plate dim of chains and draws; utterances have -3, frames -1."""
-
-
-class BlockError(ValueError):
-    """The requested blocks are not independent in this model, so accepting them one by one would be wrong."""
 
 
 class LogDensity:
@@ -30,6 +28,8 @@ class LogDensity:
         block: names of the plates whose members are accepted one by one, besides chains and utterances.
         shape: shape of the value, aligned with the plates: (…, chains, frames), with 1 where a plate is summed.
         chains: number of chains.
+        plates: latent site → the plates it lies in, with their dims.
+        sizes: of all plates of the model, by name.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LogDensity:
         self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
         trace: Any = self._trace(model)
         self._transforms: dict[str, Transform] = {}
-        self._plates: dict[str, dict[str, int]] = {}
+        self.plates: dict[str, dict[str, int]] = {}
         self._start: Position = {}
         self._event_dims: dict[str, int] = {}
         for name, site in trace.nodes.items():
@@ -49,7 +49,7 @@ class LogDensity:
                 value = transform.inv(site["value"].detach())
                 self._transforms[name] = transform
                 self._start[name] = value
-                self._plates[name] = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
+                self.plates[name] = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
                 batch = len(site["fn"].batch_shape)
                 self._event_dims[name] = value.dim() - batch
         if not self._start:
@@ -57,18 +57,17 @@ class LogDensity:
         # A site that is observed may lie deeper than all latents: a batch of utterances that share them.
         depth = max(-frame.dim for site in trace.nodes.values() if site["type"] == "sample" for frame in site["cond_indep_stack"])
         self._depth = max(depth, -CHAINS_DIM)
-        self._sizes = _plate_sizes(trace)
+        self.sizes = _plate_sizes(trace)
         self.block: tuple[str, ...] = ()
         self.shape = torch.Size()
-        self._choose_block(block)
+        choose(self, block)
 
     def __call__(self, position: Position) -> Tensor:
         """log p per block at the position, shape :attr:`shape`; differentiable."""
-        values, log_jacobian = self._constrain(position)
-        trace = self._trace(poutine.condition(self._model, data=values))
+        trace, log_jacobian = self._at(position)
         total = torch.zeros((), device=next(iter(position.values())).device)
         for name, site in trace.nodes.items():
-            if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+            if not is_random(site):
                 continue
             log_prob = site["log_prob"]
             if name in log_jacobian:
@@ -129,6 +128,14 @@ class LogDensity:
         """The values of the sites, in their own support."""
         return self._constrain(position)[0]
 
+    def trace(self, position: Position) -> poutine.Trace:
+        """The trace of the model at the position, with the log density of every site."""
+        return self._at(position)[0]
+
+    def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
+        values, log_jacobian = self._constrain(position)
+        return self._trace(poutine.condition(self._model, data=values)), log_jacobian
+
     def _constrain(self, position: Position) -> tuple[Position, Position]:
         values, log_jacobian = {}, {}
         for name, value in position.items():
@@ -152,87 +159,13 @@ class LogDensity:
         summed = [dim for dim in range(-self._depth, 0) if dim not in self._kept]
         return log_prob.sum(summed, keepdim=True) if summed else log_prob
 
-    def _choose_block(self, wanted: Sequence[str] | None) -> None:
-        shared = set.intersection(*(set(plates) for plates in self._plates.values())) - {"chains"}
-        utterances = {"utterances"} & shared
-        for name in wanted or ():
-            if name not in self._sizes:
-                raise BlockError(f"log_density: block '{name}' is no plate of the model; its plates are {sorted(self._sizes)}")
-            for site, plates in self._plates.items():
-                if name not in plates:
-                    raise BlockError(
-                        f"log_density: site '{site}' is outside of plate '{name}', so its members share it and cannot be "
-                        f"accepted one by one. Use block=() or condition on '{site}'."
-                    )
-        if wanted is not None:
-            self._set_block(set(wanted) | utterances)
-            self._verify()
-            return
-        # The finest blocks that the graph declares and that hold numerically.
-        for candidate in (shared, utterances, set()):
-            self._set_block(candidate)
-            try:
-                return self._verify()
-            except BlockError:
-                continue
-        raise BlockError("log_density: the chains of this model depend on one another; a site mixes the dims of its plates")
-
-    def _set_block(self, names: set[str]) -> None:
-        dims = {name: plates[name] for name in names for plates in self._plates.values() if name in plates}
+    def set_block(self, names: set[str]) -> None:
+        """Accept the members of these plates one by one from now on; :func:`ppse.infer.blocks.choose` finds out whether that is valid."""
+        dims = {name: plates[name] for name in names for plates in self.plates.values() if name in plates}
         self._kept = {CHAINS_DIM, *dims.values()}
         self.block = tuple(sorted(names))
-        sizes = {CHAINS_DIM: self.chains} | {dim: self._sizes[name] for name, dim in dims.items()}
+        sizes = {CHAINS_DIM: self.chains} | {dim: self.sizes[name] for name, dim in dims.items()}
         self.shape = torch.Size(sizes.get(dim, 1) for dim in range(-self._depth, 0))
-
-    def _verify(self) -> None:
-        """Refuse blocks that the graph declares independent and that are not."""
-        leaves = {name: value.detach().requires_grad_() for name, value in self._start.items()}
-        with torch.enable_grad():
-            trace = self._trace(poutine.condition(self._model, data=self._constrain(leaves)[0]))
-        inside = set(self.block)
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-                continue
-            plates = {frame.name for frame in site["cond_indep_stack"]}
-            if not inside <= plates and site["log_prob"].requires_grad:
-                missing = sorted(inside - plates)[0]
-                raise BlockError(
-                    f"log_density: site '{name}' is outside of plate '{missing}' but depends on the latents; accepting "
-                    f"the members of '{missing}' one by one would be invalid. Use block=() or condition on '{name}'."
-                )
-        if self._coupled(leaves):
-            names = ", ".join(f"'{name}'" for name in self._start)
-            raise BlockError(
-                f"log_density: moving {names} in one member of {list(self.block) or ['chains']} changes the density of "
-                f"others, although the graph declares them independent (a recurrent decoder does this). Accepting them "
-                f"one by one would be invalid. Use block=() to accept whole utterances."
-            )
-
-    def _coupled(self, leaves: Position) -> bool:
-        """Whether the value of a block depends on the latents of another: by slopes, and by moving every second block."""
-        with torch.enable_grad():
-            value = self(leaves)
-            if value.requires_grad:
-                # If every block feels its own latents alone, weights on the values come back as weights on the slopes.
-                weight = 0.5 + torch.rand_like(value)
-                keys, inputs = list(leaves), list(leaves.values())
-                plain, weighted = (
-                    torch.autograd.grad(v.sum(), inputs, retain_graph=True, materialize_grads=True) for v in (value, weight * value)
-                )
-                for name, one, other in zip(keys, plain, weighted, strict=True):
-                    error = (other - self.spread(weight, name) * one).abs()
-                    if bool((error > 1e-4 * one.nan_to_num(posinf=0.0, neginf=0.0).abs().max()).any()):
-                        return True
-        # What has no slope, such as a threshold on a neighbour, shows when that one moves.
-        with torch.no_grad():
-            before = value.detach()
-            index = torch.stack(torch.meshgrid(*(torch.arange(n, device=before.device) for n in self.shape), indexing="ij")).sum(0)
-            for still in (index % 2 == 0, index % 2 == 1):
-                moved = {k: torch.where(self.spread(still, k), v, v + torch.randn_like(v)) for k, v in leaves.items()}
-                change = (self(moved) - before).abs()
-                if bool((change > 1e-3 * before.abs().clamp_min(1.0))[still].any()):
-                    return True
-        return False
 
 
 def log_density(
@@ -273,7 +206,7 @@ def log_density(
 
 def is_latent(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is a random variable that was not observed."""
-    return bool(site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample")
+    return is_random(site) and not site["is_observed"]
 
 
 def _batch_shape(value: Tensor, event_dim: int) -> torch.Size:
