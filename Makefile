@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# `make bench CLEAN=speech/ NOISE=noise/` measures quality on folders of yours; without, on the demo recording.
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
@@ -17,8 +18,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy -p ppse
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/speed.py
-	@echo "quality: $(BIN)/python benchmarks/quality.py --clean CLEAN_FOLDER --noise NOISE_FOLDER"
+	$(BIN)/python benchmarks/speed.py --out docs/speed.md
+	$(BIN)/python benchmarks/quality.py $(if $(CLEAN),--clean $(CLEAN) --noise $(NOISE)) --out runs/$(if $(CLEAN),quality,demo).json
 
 # The wheel, tried where no checkout shadows it.
 $(VENV)/.wheel: $(VENV)/.test $(wildcard ppse/*.py ppse/*/*.py models/*.py guides/*.py)

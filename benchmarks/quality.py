@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py --clean DIR --noise DIR --out results.json
 
+Without folders, the bundled demo recording takes their place: a smoke test, which says nothing about a method.
 Nothing is tuned per file. Scores are written after every file, so an interrupted run goes on where it stopped.
 """
 
@@ -13,7 +14,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import ppse
-from ppse import audio, methods, metrics, mixing
+from ppse import audio, demo, methods, metrics, mixing, provenance
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
 BASELINES = {
@@ -34,6 +34,7 @@ BASELINES = {
     "webrtc": baselines.webrtc,
 }
 PACKAGES = ("torch", "pyro-ppl", "numpy", "pesq", "pystoi", "noisereduce", "pyrnnoise", "webrtc-noise-gain")
+RATE = metrics.RATE
 
 Wave = NDArray[np.float32]
 Enhancer = Callable[[Wave, Wave], tuple[Wave, float]]
@@ -80,13 +81,15 @@ def measure(table: Mapping[str, Enhancer], corpus: Path, out: Path, settings: Ma
     """Score every file by every enhancer, going on from what ``out`` already has.
 
     Raises:
-        SystemExit: when ``out`` holds results of other settings.
+        SystemExit: when ``out`` holds results of other settings or mixtures.
     """
     content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"settings": dict(settings), "results": {}}
     if content["settings"] != settings:
         raise SystemExit(f"{out}: results of other settings ({content['settings']}); give another --out, or delete it")
-    content["versions"] = {"ppse": ppse.__version__} | {name: version(name) for name in PACKAGES}
+    content |= {"command": provenance.command(), "versions": provenance.versions(*PACKAGES)}
     manifest = mixing.read_manifest(corpus / "manifest.json")
+    if any(not scores.keys() <= manifest.keys() for scores in content["results"].values()):
+        raise SystemExit(f"{out}: results of other mixtures; give another --out, or delete it")
     for name, enhance in table.items():
         scores = content["results"].setdefault(name, {})
         for key, entry in track(manifest.items(), f"{name:24}", total=len(manifest)):
@@ -132,7 +135,7 @@ def real_time_factor(results: Results, name: str) -> float:
 
 
 def report(results: Results, names: Sequence[str], seed: int) -> str:
-    """The markdown tables: over all mixtures, then per SNR for each metric."""
+    """The markdown tables: over all mixtures, then per SNR for each metric; below, what made them."""
     noisy = results["noisy"].values()
     means = ", ".join(f"{label} {np.nanmean([np.nan if s[m] is None else s[m] for s in noisy]):.{digits}f}" for m, (label, digits) in METRICS.items())
     found = {name: summary(results, name, seed) for name in names}
@@ -147,7 +150,16 @@ def report(results: Results, names: Sequence[str], seed: int) -> str:
         snrs = [key for key in next(iter(found.values()))[metric] if key != "all"]
         lines += ["", f"| {label} gain at | " + " | ".join(f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
         lines += [f"| {name} | " + " | ".join(_cell(row[metric][snr], digits) for snr in snrs) + " |" for name, row in found.items()]
-    return "\n".join(lines)
+    made_by = ", ".join(f"{name} {version}" for name, version in provenance.versions(*PACKAGES).items())
+    return "\n".join([*lines, "", f"Seed {seed}; {made_by}.", f"Command: `python benchmarks/{provenance.command()}`"])
+
+
+def bundled(folder: Path) -> tuple[Path, Path]:
+    """Speech and noise of the bundled demo recording, as two files in a folder."""
+    clean, noisy = (audio.read(path)[0] for path in (demo.CLEAN, demo.NOISY))
+    for name, wave in (("speech", clean), ("noise", noisy - clean)):
+        audio.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
+    return folder / "speech.wav", folder / "noise.wav"
 
 
 def _cell(value: Mapping[str, float], digits: int) -> str:
@@ -157,10 +169,10 @@ def _cell(value: Mapping[str, float], digits: int) -> str:
 def main() -> None:
     """Mix, enhance, score, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clean", nargs="+", required=True, help="files and folders of clean speech")
-    parser.add_argument("--noise", nargs="+", required=True, help="files and folders of noise")
+    parser.add_argument("--clean", nargs="+", help="files and folders of clean speech; the bundled demo recording unless given")
+    parser.add_argument("--noise", nargs="+", help="files and folders of noise; that of the demo recording unless given")
     parser.add_argument("--snrs", nargs="+", type=float, default=[-5, 0, 5, 10], help="dB")
-    parser.add_argument("--count", type=int, default=120, help="number of mixtures")
+    parser.add_argument("--count", type=int, help="number of mixtures; 120, or one per SNR of the demo recording")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", default=["default", "fast"], help="functions of ppse.methods")
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES))
@@ -171,11 +183,15 @@ def main() -> None:
     unknown = [name for name in args.methods if not hasattr(methods, name)]
     if unknown:
         parser.error(f"no such methods in ppse.methods: {', '.join(unknown)}")
+    if bool(args.clean) != bool(args.noise):
+        parser.error("give both --clean and --noise, or neither for the bundled demo recording")
+    args.count = args.count or (120 if args.clean else len(args.snrs))
     torch.set_num_threads(args.threads)
     kept = ("clean", "noise", "snrs", "count", "seed", "threads")
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = args.corpus or Path(scratch)
-        mixing.mix(args.clean, args.noise, corpus, args.snrs, count=args.count, seed=args.seed)
+        corpus = args.corpus or Path(scratch) / "corpus"
+        speech, noise = (args.clean, args.noise) if args.clean else ([path] for path in bundled(Path(scratch)))
+        mixing.mix(speech, noise, corpus, args.snrs, count=args.count, seed=args.seed)
         table = enhancers(args.methods, args.baselines, args.seed)
         results = measure(table, corpus, args.out, {key: getattr(args, key) for key in kept}, args.seed)
     print(report(results, [name for name in table if name != "noisy"], args.seed))

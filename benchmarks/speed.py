@@ -1,29 +1,39 @@
-"""Speed: real-time factor per method, chains and batch size, peak memory, and what a Pyro trace costs against raw torch.
+"""Speed: real-time factor and peak memory per method, chains and batch size, and what a Pyro trace costs against raw torch.
 
-    python benchmarks/speed.py [--seconds 8] [--threads 2]
+    python benchmarks/speed.py [--seconds 8] [--threads 2] [--out docs/speed.md]
 
-The input is made here (modulated noise); speed does not depend on what is said. Compare numbers within one run only.
+The input is made here (modulated noise); speed does not depend on what is said. Every row is measured in a process of its own,
+so its peak memory is that of the whole process: Python and torch, the model, the recording, the inference. Compare numbers
+within one run only.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
 import ppse
-from ppse import STFT, methods
+from ppse import STFT, audio, methods, provenance
 from ppse.distributions import ComplexNormal
 from ppse.infer import log_density
 from ppse.inference import infer
-from ppse.methods import Method
 from ppse.models import NMFNoise, VAESpeech
 from ppse.stft import level
+
+Row = tuple[str, Callable[[], str]]
+"""Its name, and what measures the other cells."""
 
 
 def recording(seconds: float, batch: int = 0) -> Tensor:
@@ -34,7 +44,14 @@ def recording(seconds: float, batch: int = 0) -> Tensor:
     return x / level(x).sqrt()
 
 
-def timed(run: Callable[[], object], repeat: int = 3) -> float:
+def problem(seconds: float, threads: int, batch: int = 0) -> tuple[ppse.Mixture, Tensor]:
+    """The default model and a recording; sets the number of threads and the seed."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8)), recording(seconds, batch)
+
+
+def timed(run: Callable[[], object], repeat: int) -> float:
     """Fastest of several runs, in seconds, after one that does not count."""
     run()
     best = math.inf
@@ -45,59 +62,77 @@ def timed(run: Callable[[], object], repeat: int = 3) -> float:
     return best
 
 
-def row(name: str, seconds: float, audio: float) -> None:
-    """Print one line of the table."""
-    print(f"| {name} | {seconds:.2f} | {seconds / audio:.3f} |", flush=True)
+def inference(name: str, options: dict[str, Any], seconds: float, threads: int, batch: int = 0) -> str:
+    """Cells of one method: seconds, RTF, peak memory."""
+    model, x = problem(seconds, threads, batch)
+    taken = timed(lambda: infer(model, x, getattr(methods, name)(**options)), repeat=1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return f"{taken:.2f} | {taken / (seconds * max(1, batch)):.3f} | {peak:.2f}"
 
 
-def trace_overhead(model: ppse.Mixture, x: Tensor, chains: int) -> tuple[float, float]:
-    """Seconds for one value and gradient: by the Pyro graph, and by the same formula in raw torch."""
+def trace_overhead(chains: int, seconds: float, threads: int) -> str:
+    """Cells of one value and gradient: by the Pyro graph, by the same formula in raw torch, and their ratio."""
+    model, x = problem(seconds, threads)
+    model.requires_grad_(False)
+    model.start(x)
     target = log_density(model, x, chains=chains)
     position = target.init()
-    noise, decoder = model.sources["noise"], model.sources["speech"].decoder
-    variance = (noise.H @ noise.W.mT).detach()
-    z0 = position["speech.z"]
+    trace: Any = poutine.trace(model).get_trace(x)
+    variance = trace.nodes["_RETURN"]["value"]["noise"].var.detach()
+    decoder, z0 = model.sources["speech"].decoder, position["speech.z"]
 
     def raw() -> None:
         z = z0.detach().requires_grad_()
         law = ComplexNormal(0j, decoder(z).exp() + variance, validate_args=False)
         (law.log_prob(x).sum() - 0.5 * z.square().sum()).backward()
 
-    return timed(lambda: target.value_and_grad(position)), timed(raw)
+    graph, plain = timed(lambda: target.value_and_grad(position), repeat=20), timed(raw, repeat=20)
+    return f"{1e3 * graph:.1f} | {1e3 * plain:.1f} | {graph / plain:.2f}"
+
+
+def tables(seconds: float, threads: int) -> dict[str, list[Row]]:
+    """Rows by the header of their table."""
+    run = partial(inference, seconds=seconds, threads=threads)
+    names = ("fast", "default", "peem", "vem", "ld_em", "mala_em", "mcem")
+    cells = "seconds | RTF | peak memory (GB)"
+    return {
+        f"method | {cells}": [(name, partial(run, name, {})) for name in names],
+        f"ld_em, chains | {cells}": [(str(c), partial(run, "ld_em", {"chains": c})) for c in (1, 4, 10)],
+        f"fast, recordings per batch | {cells}": [(str(b), partial(run, "fast", {}, batch=b)) for b in (1, 4, 16)],
+        "value and gradient, chains | graph (ms) | raw torch (ms) | ratio": [
+            (str(c), partial(trace_overhead, c, seconds, threads)) for c in (1, 4)
+        ],
+    }
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="duration of the recording")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", help="the one row of this name in each table, e.g. fast")
+    parser.add_argument("--out", type=Path, help="also write the tables to this file")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    model = ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8))
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions("torch", "pyro-ppl").items())
+    lines = [
+        f"# Speed\n\n`python benchmarks/{provenance.command()}`\n\n{args.seconds:g} s of audio, {args.threads} threads; {versions}.\n"
+        "Peak memory is that of the process of the row, Python and torch with it. Numbers of one machine, to be compared within this page."
+    ]
+    print(lines[0], flush=True)
 
-    print(f"{args.seconds:g} s of audio, {args.threads} threads\n\n| method | seconds | RTF |\n|---|---|---|")
-    x = recording(args.seconds)
-    table: list[Method] = [methods.fast(), methods.default(), methods.peem(), methods.vem(), methods.ld_em(), methods.mala_em(), methods.mcem()]
-    for method in table:
-        row(method.name, timed(lambda m=method: infer(model, x, m), repeat=1), args.seconds)
+    def tell(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
 
-    print("\n| ld_em, chains | seconds | RTF |\n|---|---|---|")
-    for chains in (1, 4, 10):
-        row(str(chains), timed(lambda c=chains: infer(model, x, methods.ld_em(chains=c)), repeat=1), args.seconds)
-
-    print("\n| fast, recordings per batch | seconds | RTF |\n|---|---|---|")
-    for batch in (1, 4, 16):
-        x_batch = recording(args.seconds, batch)
-        row(str(batch), timed(lambda x=x_batch: infer(model, x, methods.fast()), repeat=1), args.seconds * batch)
-
-    print("\n| value and gradient, chains | graph (ms) | raw torch (ms) | ratio |\n|---|---|---|---|")
-    model.requires_grad_(False)
-    model.start(x)
-    for chains in (1, 4):
-        graph, raw = trace_overhead(model, x, chains)
-        print(f"| {chains} | {1e3 * graph:.1f} | {1e3 * raw:.1f} | {graph / raw:.2f} |")
-    print(f"\npeak memory of the whole run: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, fresh, max_tasks_per_child=1) as pool:
+        for header, rows in tables(args.seconds, args.threads).items():
+            tell(f"\n| {header} |\n|{'---|' * header.count('|')}---|")
+            for name, measure in rows:
+                if args.only in (None, name):
+                    tell(f"| {name} | {pool.submit(measure).result()} |")
+    if args.out:
+        audio.write_text(args.out, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

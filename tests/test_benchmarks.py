@@ -1,0 +1,28 @@
+"""The speed benchmark runs, and writes what it prints. (That of quality needs other enhancers, which the tests do not install.)"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "tables"), [("fast", 1), ("4", 3)])
+def test_speed(tmp_path: Path, row: str, tables: int) -> None:
+    command = [sys.executable, str(SPEED), "--seconds", "0.3", "--threads", "1", "--only", row, "--out", "speed.md"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "speed.md").read_text()
+    assert page == run.stdout and f"`python benchmarks/speed.py --seconds 0.3 --threads 1 --only {row} --out speed.md`" in page
+    rows = re.findall(rf"^\| {row} \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == tables
+    for cells in ([float(cell) for cell in found.split("|")] for found in rows):
+        assert len(cells) == 3 and min(cells) > 0
+    peak = float(rows[0].split("|")[2])
+    assert 0.05 < peak < 20, "GB of a process with torch in it"
