@@ -49,8 +49,8 @@ class EncoderGuide(PyroModule):
 
         None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
         """
-        listeners = [module.listener for module in self._modules.values() if isinstance(module, NoisyEncoder)]
-        return listeners[0](x, observed).noise if len(listeners) == 1 else None
+        noisy = [module for module in self._modules.values() if isinstance(module, NoisyEncoder)]
+        return noisy[0].noise(x, observed) if len(noisy) == 1 else None
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:

@@ -99,6 +99,10 @@ class NoisyEncoder(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.read(x, self.listener(x, observed))
 
+    def noise(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Power of all that is not speech, (…, T, F)."""
+        return self.listener(x, observed).noise
+
     def read(self, x: Tensor, heard: Heard) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (…, T, L), given what was heard."""
         loc, _ = self.encoder(x * heard.mask)

@@ -27,6 +27,7 @@ from .infer import (
     point_e_step,
 )
 from .mixture import Mixture
+from .warm_start import fit_noise
 
 
 class Problem(NamedTuple):
@@ -179,6 +180,8 @@ def hmc_em(
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
         laws = {} if problem.guide is None else problem.guide.laws(*problem.args)
+        if problem.guide is not None:
+            fit_noise(problem.model, problem.guide, *problem.args)
         start, scale = ({site: law[i].detach() for site, law in laws.items()} for i in (0, 1))
         return mcmc_e_step(
             target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size, settle=settle, adapt=adapt,
