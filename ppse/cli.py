@@ -16,7 +16,7 @@ import typer
 from . import __version__, audio, batch, evaluation, methods, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
 from .console import Commands, complain, progress_bars, say
-from .enhance import RANK
+from .enhance import RANK, SPACING
 from .mixture import Mixture
 from .models import NMFNoise, StationaryNoise, VAESpeech
 
@@ -55,6 +55,7 @@ def enhance(
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
     rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = RANK,
+    spacing: Annotated[int, typer.Option(min=1, help="Frames between the knots of the NMF activations; 1 leaves every frame free.")] = SPACING,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -75,7 +76,7 @@ def enhance(
     _check_device(device)
     if results:
         audio.check_writable(results)
-    model = _model(prior, noise, rank)
+    model = _model(prior, noise, rank, spacing)
     extras = batch.Extras(keep_noise, std, plot)
     tasks, outcomes = batch.plan(inputs, out, extras)
     for outcome in outcomes:
@@ -96,7 +97,7 @@ def enhance(
         except KeyboardInterrupt:
             complain("interrupted: what is finished stays; run the same command again to go on from there")
     outcomes += batch.left(tasks, outcomes)
-    settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "chains": chains, "seed": seed, "device": device}
+    settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "spacing": spacing, "chains": chains, "seed": seed, "device": device}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
@@ -252,7 +253,7 @@ def demo(
     prior: Annotated[str, typer.Option(help="As for 'ppse enhance'.")] = "vae",
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
-    chosen, model = _method(method, None), _model(prior, "nmf", RANK)
+    chosen, model = _method(method, None), _model(prior, "nmf", RANK, SPACING)
     with progress_bars() as progress:
         bar = progress.add_task("demo", total=1.0)
         result, scores = demonstration.run(out, recording, model, chosen, lambda done: progress.update(bar, completed=done))
@@ -262,10 +263,10 @@ def demo(
     say(f"real-time factor {result.real_time_factor:.2f}; wrote {files} to {out}")
 
 
-def _model(prior: str, noise: str, rank: int) -> Mixture:
+def _model(prior: str, noise: str, rank: int, spacing: int) -> Mixture:
     if noise not in ("nmf", "stationary"):
         raise typer.BadParameter(f"no noise model '{noise}'; there are nmf and stationary", param_hint="--noise")
-    return Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(rank) if noise == "nmf" else StationaryNoise())
+    return Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(rank, spacing=spacing) if noise == "nmf" else StationaryNoise())
 
 
 def _method(name: str, chains: int | None) -> methods.Method:

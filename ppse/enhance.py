@@ -29,8 +29,8 @@ from .windows import OVERLAP, WINDOW, add_frames, fade, windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RANK = 4
-"""Patterns of the NMF noise, unless a model is given."""
+RANK, SPACING = 4, 16
+"""Patterns of the NMF noise, and frames between the knots of its activations, unless a model is given."""
 
 
 class Trace(NamedTuple):
@@ -97,8 +97,8 @@ def enhance(
     Args:
         recording: an audio file, or samples (N,) or (channels, N), full scale 1. Integer samples as audio files hold them
             (int16, int32, uint8) are scaled to that. Channels are enhanced one by one, each as if it were alone.
-        model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))`` unless given. It
-            is copied, never changed.
+        model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4, spacing=16))`` unless
+            given. It is copied, never changed.
         method: how to infer, :func:`ppse.methods.default` unless given.
         sample_rate: of samples in Hz; of a file it is read.
         seed: makes the result reproducible and leaves the global generator as it was; None draws from the latter.
@@ -122,7 +122,7 @@ def enhance(
         audio.check(samples, str(recording))
     else:
         samples = _samples(recording)
-    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK))
+    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     method, stft = method or methods.default(), STFT()
     if window * stft.sample_rate < 2 * stft.n_fft:
         raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")

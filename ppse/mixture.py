@@ -81,7 +81,7 @@ class Mixture(PyroModule):
     ``speech`` is called "speech.z" in the graph.
 
     Args:
-        sources: by name, e.g. ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4))``.
+        sources: by name, e.g. ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4, spacing=16))``.
 
     Raises:
         ValueError: without any source, or when a source has a name that a module cannot have.
