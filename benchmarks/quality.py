@@ -150,8 +150,7 @@ def report(results: Results, names: Sequence[str], seed: int) -> str:
         snrs = [key for key in next(iter(found.values()))[metric] if key != "all"]
         lines += ["", f"| {label} gain at | " + " | ".join(f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
         lines += [f"| {name} | " + " | ".join(_cell(row[metric][snr], digits) for snr in snrs) + " |" for name, row in found.items()]
-    made_by = ", ".join(f"{name} {version}" for name, version in provenance.versions(*PACKAGES).items())
-    return "\n".join([*lines, "", f"Seed {seed}; {made_by}.", f"Command: `python benchmarks/{provenance.command()}`"])
+    return "\n".join([*lines, "", f"Seed {seed}; {provenance.sentence(*PACKAGES)}.", f"Command: `python benchmarks/{provenance.command()}`"])
 
 
 def bundled(folder: Path) -> tuple[Path, Path]:

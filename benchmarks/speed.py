@@ -113,9 +113,9 @@ def main() -> None:
     parser.add_argument("--only", help="the one row of this name in each table, e.g. fast")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     args = parser.parse_args()
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions("torch", "pyro-ppl").items())
     lines = [
-        f"# Speed\n\n`python benchmarks/{provenance.command()}`\n\n{args.seconds:g} s of audio, {args.threads} threads; {versions}.\n"
+        f"# Speed\n\n`python benchmarks/{provenance.command()}`\n\n"
+        f"{args.seconds:g} s of audio, {args.threads} threads; {provenance.sentence('torch', 'pyro-ppl')}.\n"
         "Peak memory is that of the process of the row, Python and torch with it. Numbers of one machine, to be compared within this page."
     ]
     print(lines[0], flush=True)

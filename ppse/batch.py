@@ -44,6 +44,13 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     audio_seconds: float = 0.0
 
+    @property
+    def message(self) -> str:
+        """What the user should know at once; empty when all is as expected."""
+        if self.status == "failed":
+            return f"failed: {self.note}"
+        return f"note: {self.file}: {self.note}" if self.status == "done" and self.note else ""
+
 
 def plan(
     inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], extras: Extras | None = None,
@@ -140,6 +147,14 @@ def summary(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> dict[st
         "real_time_factor": sum(o.seconds for o in outcomes) / total if total else None,
         "files": [o._asdict() | {"file": str(o.file), "output": str(o.output) if o.output else None} for o in outcomes],
     }
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """A :func:`summary` in one line."""
+    there = f"{summary['skipped']} there already{' (--overwrite redoes them)' if summary['skipped'] else ''}"
+    left = f", {summary['left']} left" if summary["left"] else ""
+    speed = f"; real-time factor {summary['real_time_factor']:.2f}" if summary["done"] else ""
+    return f"{summary['done']} enhanced, {there}, {summary['failed']} failed{left}{speed}"
 
 
 def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: Extras) -> str:

@@ -5,23 +5,17 @@ Exit codes: 0 all done; 1 some file failed, or an error that the message explain
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from . import __version__, audio, batch, evaluation, methods, mixing, pairing, plots, provenance, recipe, sampling, training, weights
+from . import __version__, audio, batch, choices, evaluation, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
-from .console import Commands, complain, progress_bars, say
+from .console import INTERRUPTED, Commands, complain, progress_bars, say
 from .enhance import RANK, SPACING
-from .mixture import Mixture
-from .models import NMFNoise, StationaryNoise, VAESpeech
-
-METHODS = {maker.__name__: maker for maker in methods.ALL}
-
+from .models import VAESpeech
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -51,7 +45,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def enhance(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or quoted patterns (wav, flac, ogg, mp3).", metavar="IN…")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; or a file, for one input file.")],
-    method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = "default",
+    method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
     rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = RANK,
@@ -72,18 +66,17 @@ def enhance(
     Rate, length, level and file type stay; each channel is enhanced on its own. What is there already is skipped, so
     an interrupted run goes on where it was.
     """
-    chosen = _method(method, chains)
-    _check_device(device)
+    chosen = choices.method(method, chains)
+    choices.check_device(device)
     if results:
         audio.check_writable(results)
-    model = _model(prior, noise, rank, spacing)
+    model = choices.model(prior, noise, rank, spacing)
     extras = batch.Extras(keep_noise, std, plot)
     tasks, outcomes = batch.plan(inputs, out, extras)
     for outcome in outcomes:
-        complain(f"failed: {outcome.note}")
+        complain(outcome.message)
     with progress_bars() as progress:
-        files = progress.add_task("0 files done", total=len(tasks))
-        now = progress.add_task("", total=1.0)
+        files, now = progress.add_task("0 files done", total=len(tasks)), progress.add_task("", total=1.0)
         todo = batch.enhance_files(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
@@ -92,19 +85,16 @@ def enhance(
             for outcome in todo:
                 outcomes.append(outcome)
                 progress.update(files, advance=1, description=f"{len(outcomes)} files done")
-                if outcome.note and outcome.status != "skipped":
-                    complain(f"failed: {outcome.note}" if outcome.status == "failed" else f"note: {outcome.file}: {outcome.note}")
+                if outcome.message:
+                    complain(outcome.message)
         except KeyboardInterrupt:
-            complain("interrupted: what is finished stays; run the same command again to go on from there")
+            complain(INTERRUPTED)
     outcomes += batch.left(tasks, outcomes)
     settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "spacing": spacing, "chains": chains, "seed": seed, "device": device}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
-    speed = f"; real-time factor {summary['real_time_factor']:.2f}" if summary["done"] else ""
-    there = f"{summary['skipped']} there already{' (--overwrite redoes them)' if summary['skipped'] else ''}"
-    left = f", {summary['left']} left" if summary["left"] else ""
-    say(f"{summary['done']} enhanced, {there}, {summary['failed']} failed{left}{speed}")
+    say(batch.sentence(summary))
     if summary["left"] or summary["failed"]:
         raise typer.Exit(130 if summary["left"] else 1)
 
@@ -144,9 +134,7 @@ def train(
             if stage not in bars:
                 bars[stage] = progress.add_task(stage, total=limits[stage])
             progress.update(bars[stage], completed=len(log))
-            last = log[-1]
-            say(f"{stage} {last.epoch + 1}/{limits[stage]}: training {last.training:.1f}, validation {last.validation:.1f} nats per frame "
-                          f"({last.seconds:.0f} s)")
+            say(f"{stage} {len(log)}/{limits[stage]}: {log[-1].sentence}")
             plots.plot_training(log, out.with_suffix(f".{stage}.png"))
 
         recipe.train_prior(
@@ -212,8 +200,8 @@ def evaluate(
         complain(f"left out: {problem}")
     rows = evaluation.summarise(scores, seed)
     if scores:
-        made_by = ", ".join(f"{package} {version}" for package, version in provenance.versions(*evaluation.PACKAGES).items())
-        say(f"{evaluation.markdown(rows)}\n\nIntervals of seed {seed}; {made_by}. Command: {provenance.command()}")
+        made_by = f"Intervals of seed {seed}; {provenance.sentence(*evaluation.PACKAGES)}. Command: {provenance.command()}"
+        say(f"{evaluation.markdown(rows)}\n\n{made_by}")
     if json_out:
         audio.write_text(json_out, evaluation.to_json(scores, rows, seed, factor, problems))
     if csv_out:
@@ -253,34 +241,10 @@ def demo(
     prior: Annotated[str, typer.Option(help="As for 'ppse enhance'.")] = "vae",
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
-    chosen, model = _method(method, None), _model(prior, "nmf", RANK, SPACING)
+    chosen, model = choices.method(method, None), choices.model(prior, "nmf", RANK, SPACING)
     with progress_bars() as progress:
         bar = progress.add_task("demo", total=1.0)
         result, scores = demonstration.run(out, recording, model, chosen, lambda done: progress.update(bar, completed=done))
     for name, values in scores.items():
         say(f"{name:>9}:  " + "  ".join(f"{metric} {value:.2f}" for metric, value in values.items()))
-    files = "noisy.wav, enhanced.wav, noise.wav, enhanced.png"
-    say(f"real-time factor {result.real_time_factor:.2f}; wrote {files} to {out}")
-
-
-def _model(prior: str, noise: str, rank: int, spacing: int) -> Mixture:
-    if noise not in ("nmf", "stationary"):
-        raise typer.BadParameter(f"no noise model '{noise}'; there are nmf and stationary", param_hint="--noise")
-    return Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(rank, spacing=spacing) if noise == "nmf" else StationaryNoise())
-
-
-def _method(name: str, chains: int | None) -> methods.Method:
-    if name not in METHODS:
-        raise typer.BadParameter(f"no method '{name}'; there are {', '.join(METHODS)}", param_hint="--method")
-    if chains is None:
-        return METHODS[name]()
-    if "chains" not in inspect.signature(METHODS[name]).parameters:
-        raise typer.BadParameter(f"method '{name}' sets its chains itself; leave --chains out", param_hint="--chains")
-    return METHODS[name](chains=chains)
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(f"'{name}' cannot be used here: {str(error).splitlines()[0]}", param_hint="--device") from None
+    say(f"real-time factor {result.real_time_factor:.2f}; wrote noisy.wav, enhanced.wav, noise.wav and enhanced.png to {out}")

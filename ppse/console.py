@@ -15,6 +15,9 @@ _output = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+INTERRUPTED = "interrupted: what is finished stays; run the same command again to go on from there"
+
+
 class Commands(TyperGroup):
     """Commands whose failures end in a message and an exit code, not in a traceback."""
 
@@ -22,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("interrupted: what is finished stays; run the same command again to go on from there")
+            complain(INTERRUPTED)
             raise typer.Exit(130) from None
         except BrokenPipeError:  # `ppse evaluate … | head`
             raise

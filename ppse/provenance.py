@@ -16,6 +16,11 @@ def versions(*packages: str) -> dict[str, str]:
     return {"python": platform.python_version(), "ppse": __version__} | {package: version(package) for package in packages}
 
 
+def sentence(*packages: str) -> str:
+    """:func:`versions` in one line."""
+    return ", ".join(f"{name} {number}" for name, number in versions(*packages).items())
+
+
 def command() -> str:
     """The command line that this program was started with, its own path left out."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -45,6 +45,11 @@ class Epoch(NamedTuple):
     learning_rate: float
     seconds: float
 
+    @property
+    def sentence(self) -> str:
+        """The losses in one line."""
+        return f"training {self.training:.1f}, validation {self.validation:.1f} nats per frame ({self.seconds:.0f} s)"
+
 
 class Schedule(NamedTuple):
     """How long and how fast to train: Adam, learning rate falling along a cosine, early stopping."""

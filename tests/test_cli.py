@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from ppse import __version__ as version
-from ppse import audio, batch, cli, demo, methods, weights
+from ppse import audio, batch, choices, cli, demo, methods, weights
 from ppse.mixture import Mixture
 from ppse.models import NMFNoise, VAESpeech
 
@@ -51,7 +51,7 @@ def run(*args: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 @pytest.fixture
 def ppse(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     quick = methods.mala_em(iterations=2, draws=1, burn_in=0)
-    monkeypatch.setattr(cli, "_method", lambda name, chains: quick)
+    monkeypatch.setattr(choices, "method", lambda name, chains: quick)
     return lambda *args: run(*args, capsys=capsys, monkeypatch=monkeypatch)
 
 

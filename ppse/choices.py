@@ -1,0 +1,50 @@
+"""What the options of the commands stand for: names of methods, priors, noise models and devices."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+import typer
+
+from . import methods
+from .mixture import Mixture
+from .models import NMFNoise, StationaryNoise, VAESpeech
+
+METHODS = {maker.__name__: maker for maker in methods.ALL}
+"""Makers of methods by name."""
+
+
+def model(prior: str, noise: str, rank: int, spacing: int) -> Mixture:
+    """The mixture of a speech prior (shipped name or weights file) and a noise model ("nmf" of this rank and spacing, or "stationary").
+
+    Raises:
+        BadParameter: when there is no such noise model.
+        WeightsError: when the prior cannot be used.
+    """
+    if noise not in ("nmf", "stationary"):
+        raise typer.BadParameter(f"no noise model '{noise}'; there are nmf and stationary", param_hint="--noise")
+    return Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(rank, spacing=spacing) if noise == "nmf" else StationaryNoise())
+
+
+def method(name: str, chains: int | None) -> methods.Method:
+    """A method by name, with so many chains, or as many as it sets itself.
+
+    Raises:
+        BadParameter: when there is no such method, or it takes no number of chains.
+    """
+    if name not in METHODS:
+        raise typer.BadParameter(f"no method '{name}'; there are {', '.join(METHODS)}", param_hint="--method")
+    if chains is None:
+        return METHODS[name]()
+    if "chains" not in inspect.signature(METHODS[name]).parameters:
+        raise typer.BadParameter(f"method '{name}' sets its chains itself; leave --chains out", param_hint="--chains")
+    return METHODS[name](chains=chains)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there. Raises BadParameter."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"'{name}' cannot be used here: {str(error).splitlines()[0]}", param_hint="--device") from None
