@@ -191,7 +191,7 @@ def evaluate(
         items, problems = pairing.items_from_folders(clean, noisy, enhanced)
     else:
         raise typer.BadParameter("give --manifest, or both --clean and --noisy")
-    factor = json.loads(timing.read_text()).get("real_time_factor") if timing else None
+    factor = evaluation.timing(timing) if timing else None
     with progress_bars() as progress:
         bar = progress.add_task("score", total=len(items))
         scores, unscored = evaluation.evaluate(items, lambda done, _: progress.update(bar, completed=done))

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,6 +124,19 @@ def to_json(
         "summary": list(rows), "files": [s._asdict() for s in scores], "left_out": list(problems),
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def timing(path: str | os.PathLike[str]) -> float | None:
+    """The real-time factor in the results of 'ppse enhance --json'.
+
+    Raises:
+        AudioError: when the file is none of these.
+    """
+    try:
+        factor: float | None = json.loads(Path(path).read_text())["real_time_factor"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise audio.AudioError(f"{path}: no results of 'ppse enhance --json' ({type(error).__name__}: {error})") from error
+    return factor
 
 
 def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def load(cls: type[M], name: str | os.PathLike[str]) -> M:
         if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape
     )
     if wrong:
-        raise WeightsError(f"{path}: {len(wrong)} tensors are missing, spare or of another shape, the first '{wrong[0]}'; get the file again")
+        raise WeightsError(f"{path}: {len(wrong)} tensors are missing, spare or of another shape, the first '{wrong[0]}'; "
+                           "the file is damaged, or of another version of this package: get it again, or train anew")
     broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise WeightsError(f"{path}: '{broken[0]}' has values that are not finite; the file was altered, get it again")

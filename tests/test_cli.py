@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -63,11 +64,17 @@ def test_folder_keeps_its_tree_and_is_resumed(ppse, prior: Path, tmp_path: Path)
     for name in ("a.wav", "deep/b.flac", "deep/c.ogg", "deep/d.mp3"):
         made = tmp_path / "out" / name
         assert soundfile.info(made).samplerate == 22_050
-        assert made.with_suffix(".noise.wav").exists() and made.with_suffix(".png").exists()
+        assert made.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        speech, noise, noisy = (audio.read(path)[0] for path in (made, made.with_suffix(".noise.wav"), tmp_path / "in" / name))
+        assert speech.shape == noise.shape == noisy.shape
+        together = audio.resample((speech + noise)[0], 22_050, RATE)  # the band of the model: above it nothing is estimated
+        assert np.corrcoef(together, audio.resample(noisy[0], 22_050, RATE))[0, 1] > 0.97
+        assert speech.any() and not np.allclose(speech, noisy, atol=1e-3)
         with np.load(made.with_suffix(".std.npz")) as std:
             assert std["std"].shape == (1, len(std["time"]), len(std["frequency"]))
     (tmp_path / "out" / "a.wav").unlink()
     code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior)
+    assert (tmp_path / "out" / "a.wav").exists()
     assert code == 0 and "1 enhanced, 3 there already (--overwrite redoes them), 0 failed" in out
 
 
@@ -119,6 +126,41 @@ def test_missing_file_empty_folder_and_pattern(ppse, prior: Path, tmp_path: Path
     code, out = ppse("enhance", *inputs, "-o", tmp_path / "out", "--prior", prior)
     assert code == 1 and "1 enhanced" in out and "3 failed" in out
     assert "no such file" in out and "a folder without audio" in out
+
+
+def test_an_unexpected_error_of_one_file_is_a_message(ppse, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.wav", "b.wav"):
+        audio.write(tmp_path / "in" / name, wave(), RATE)
+    real = batch.enhance
+
+    def failing(file: Path, *args: object, **kwargs: object) -> object:
+        if file.name == "a.wav":
+            raise RuntimeError("out of memory")
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(batch, "enhance", failing)
+    code, out = ppse("enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior)
+    assert code == 1 and f"failed: {tmp_path / 'in' / 'a.wav'}: RuntimeError: out of memory" in out and "Traceback" not in out
+    assert "1 enhanced, 0 there already, 1 failed" in out and [p.name for p in (tmp_path / "out").iterdir()] == ["b.wav"]
+
+
+@pytest.mark.parametrize(("what", "message"), [(np.nan, "are NaN or infinite"), (0.0, "is silent")])
+def test_mix_names_the_noise_that_cannot_be_used(ppse, tmp_path: Path, what: float, message: str) -> None:
+    audio.write(tmp_path / "speech" / "a.wav", wave(), RATE)
+    audio.write(tmp_path / "noise" / "hum.wav", np.full(RATE, what), RATE, "FLOAT")
+    code, out = ppse("mix", "--clean", tmp_path / "speech", "--noise", tmp_path / "noise", "-o", tmp_path / "corpus")
+    assert code == 1 and f"error: {tmp_path / 'noise' / 'hum.wav'}" in out and message in out and not (tmp_path / "corpus").exists()
+    code, out = ppse("mix", "--clean", tmp_path / "speech", "--noise", tmp_path / "gone", "-o", tmp_path / "corpus")
+    assert code == 1 and "gone: no such file or folder" in out
+
+
+def test_sample_is_sound_and_of_its_seed(ppse, prior: Path, tmp_path: Path) -> None:
+    for name, seed in (("a.wav", 1), ("b.wav", 1), ("c.flac", 2)):
+        code, out = ppse("sample", "-o", tmp_path / name, "--prior", prior, "--seconds", "0.5", "--seed", seed)
+        assert code == 0 and f"wrote {tmp_path / name}" in out
+    (a, rate), (b, _), (c, _) = (audio.read(tmp_path / name) for name in ("a.wav", "b.wav", "c.flac"))
+    assert rate == RATE and a.shape == c.shape == (1, RATE // 2) and np.abs(a).max() == pytest.approx(0.9, abs=1e-3)
+    assert np.array_equal(a, b) and not np.allclose(a, c, atol=0.1)
 
 
 def test_output_equal_to_input_is_refused(ppse, prior: Path, tmp_path: Path) -> None:
@@ -308,7 +350,16 @@ def test_mix_enhance_evaluate(ppse, prior: Path, tmp_path: Path) -> None:
         other.unlink()
     code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json")
     assert code == 1 and "0 files scored, 4 left out" in out and "| all |" not in out
-    assert results["versions"]["ppse"] and len(results["files"]) == 4 and (tmp_path / "r.csv").read_text().count("\n") == 5
+    assert results["versions"]["ppse"] and len(results["files"]) == 4
+    with (tmp_path / "r.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {made["name"] for made in results["files"]} == json.loads((corpus / "manifest.json").read_text()).keys()
+    for made in results["files"]:
+        assert float(rows[made["name"]]["enhanced_si_sdr"]) == made["enhanced"]["si_sdr"] != made["noisy"]["si_sdr"]
+        assert made["noisy"]["si_sdr"] == pytest.approx(made["snr"], abs=0.5)
+    (tmp_path / "t.json").write_text("{")
+    code, out = ppse("evaluate", tmp_path / "out", "--manifest", corpus / "manifest.json", "--timing", tmp_path / "t.json")
+    assert code == 1 and "t.json: no results of 'ppse enhance --json'" in out
 
 
 @pytest.mark.slow
