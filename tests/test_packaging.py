@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import ppse
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -24,15 +26,14 @@ def test_packages_are_the_directories() -> None:
 
 
 def test_version_is_one() -> None:
-    import ppse
-
     assert ppse.__version__ == PROJECT["project"]["version"]
     assert f"version: {ppse.__version__}" in (ROOT / "CITATION.cff").read_text()
 
 
 def _build(kind: str, out: Path) -> Path:
-    run = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(ROOT)], capture_output=True, text=True, check=False
+    run = subprocess.run(  # -P: a folder build/ that may lie here is not the module
+        [sys.executable, "-P", "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(ROOT)],
+        capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr + run.stdout
     return next(out.iterdir())
@@ -44,7 +45,8 @@ def test_wheel_holds_everything_and_imports_outside_of_the_checkout(tmp_path: Pa
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/infer/em.py", "ppse/weights/vae.safetensors", "ppse/data/demo_noisy.flac"} <= names
+    assert {"ppse/infer/em.py", "ppse/testing/sources.py"} <= names
+    assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/weights/vae.safetensors", "ppse/data/demo_noisy.flac"} <= names
     script = "import ppse, ppse.models, ppse.guides; print(ppse.__file__); ppse.models.VAESpeech.pretrained()"
     run = subprocess.run(
         [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {script}"],
@@ -64,7 +66,7 @@ def test_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
     source = next((tmp_path / "source").iterdir())
     assert (source / "models" / "vae.py").exists()
     run = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)],
+        [sys.executable, "-P", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)],
         capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr + run.stdout
