@@ -27,6 +27,7 @@ from torch import Tensor
 import ppse
 from ppse import STFT, audio, methods, provenance
 from ppse.distributions import ComplexNormal
+from ppse.enhance import RANK, SPACING
 from ppse.infer import log_density
 from ppse.inference import infer
 from ppse.models import NMFNoise, VAESpeech
@@ -48,7 +49,7 @@ def problem(seconds: float, threads: int, batch: int = 0) -> tuple[ppse.Mixture,
     """The default model and a recording; sets the number of threads and the seed."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    return ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=8)), recording(seconds, batch)
+    return ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)
 
 
 def timed(run: Callable[[], object], repeat: int) -> float:
