@@ -131,8 +131,11 @@ def mala_em(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size:
     return Method("mala_em", e_step, clean_guide, iterations, average=1)
 
 
-def vem(iterations: int = 100, learning_rate: float = 5e-3, draws: int = 1) -> Method:
+def vem(iterations: int = 100, learning_rate: float = 1e-3, draws: int = 1) -> Method:
     """Variational EM: one Adam step per iteration on a copy of the encoder, for the ELBO of the noisy recording.
+
+    The published learning rate is 5e-3, for encoders that read powers. Ours reads log-powers, hundreds of values of order one
+    that move together; at 5e-3 its first steps leave the range of speech, and all of the recording becomes noise.
 
     References:
         Leglaive et al. (2020), A recurrent variational autoencoder for speech enhancement.
