@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio, methods
-from .inference import Inference, resume
+from .inference import Inference, resume, side_by_side
 from .methods import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
@@ -161,7 +161,7 @@ def _enhance_channel(
             progress((i + 1) / len(stretches))
             continue
         x = (stft.analysis(piece) / scale).to(device)
-        (model.follow if followed else model.start)(x, observed)
+        (model.follow if followed else model.start)(side_by_side(x, method.starts), observed)
         followed = True
 
         def note(iteration: int, _: float, i: int = i) -> None:

@@ -61,6 +61,7 @@ class Inference(NamedTuple):
     """What inference on one STFT gave.
 
     Posterior laws by source, the objective per iteration (nats per observed bin), the last draws, kernel Info per iteration.
+    With several starts, draws and Info are of a batch of (starts * B) recordings.
     """
 
     sources: dict[str, ComplexNormal]
@@ -84,18 +85,20 @@ def infer(
         ValueError: when the likelihood is no longer finite; the message says where.
     """
     model = copy.deepcopy(model)
-    model.start(x, observed)
+    model.start(side_by_side(x, method.starts), observed if observed is None else side_by_side(observed, method.starts))
     return resume(model, x, method, observed, callback=callback)
 
 
 def resume(
     model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
 ) -> Inference:
-    """As :func:`infer`, but on a model that was started; its parameters of the recording are updated in place.
+    """As :func:`infer`, but on a model that was started on :func:`side_by_side` of x; its parameters of the recording are updated in place.
 
     Those are what the closed forms of the sources update, and the PyroParams of modules that have none. Weights of
     networks stay as they are, whether frozen or not.
     """
+    single, x = x, side_by_side(x, method.starts)
+    observed = observed if observed is None else side_by_side(observed, method.starts)
     problem = Problem(model, x, observed, method.guide(model))
     with pyro.validation_enabled(False):
         e_step = method.e_step(problem)
@@ -134,7 +137,23 @@ def resume(
         averaging = True
         # However early that converged: the E-step is told the numbers of the last iterations, at which its own warm-up is over.
         objective += em(lambda i: e_step(warm_up + i), m_step, method.average, callback=lambda i, *what: note(warm_up + i, *what))
-    return Inference(moments.laws(), objective, last, infos)
+    return Inference(_pooled(moments.laws(), method.starts, single), objective, last, infos)
+
+
+def side_by_side(x: Tensor, starts: int) -> Tensor:
+    """Every recording (T, F) or (B, 1, T, F) that many times, (starts * B, 1, T, F); x itself for one. A mask (F,) is for all."""
+    if starts == 1 or x.dim() == 1:
+        return x
+    return (x if x.dim() == 4 else x[None, None]).repeat_interleave(starts, 0)
+
+
+def _pooled(laws: dict[str, ComplexNormal], starts: int, x: Tensor) -> dict[str, ComplexNormal]:
+    """Laws of x, each the mixture of those that the starts ended with."""
+    if starts == 1:
+        return laws
+    moments, shape = Moments(), (-1, starts, *x.shape[-2:])
+    moments.add({name: ComplexNormal(law.loc.reshape(shape), law.var.reshape(shape)) for name, law in laws.items()})
+    return {name: ComplexNormal(law.loc.reshape(x.shape), law.var.reshape(x.shape)) for name, law in moments.laws().items()}
 
 
 def _open_parameters(model: Mixture) -> list[torch.nn.Parameter]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroParam
@@ -180,3 +181,24 @@ def test_a_short_utterance_in_a_padded_batch_starts_where_it_starts_alone() -> N
     observed[1, 0, 5:] = False
     together = infer(model, torch.where(observed, x, 9 + 0j), method, observed).draws["speech.z"]
     torch.testing.assert_close(together[1, 0, :5], infer(model, x[1, 0, :5], method).draws["speech.z"])
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+def test_starts_side_by_side_are_averaged(lead: tuple[int, ...]) -> None:
+    """Law of total variance over runs that differ in their random start alone."""
+    x = torch.randn(*lead, T, F, dtype=torch.complex64)
+    observed = torch.rand(*lead, T, F) > 0.2
+    model = Mixture(a=NMFNoise(1), b=StationaryNoise())
+    with poutine.seed(rng_seed=1):
+        found = infer(model, x, replace(_fixed(4), starts=3), observed).sources
+    batch = x if lead else x[None, None]
+    masks = observed if lead else observed[None, None]
+    with poutine.seed(rng_seed=1):
+        apart = infer(model, batch.repeat_interleave(3, 0), _fixed(4), masks.repeat_interleave(3, 0)).sources
+    for name, law in found.items():
+        locs, variances = (v.reshape(*batch.shape[:1], 3, T, F) for v in (apart[name].loc, apart[name].var))
+        assert (locs[:, 0] - locs[:, 1]).abs().max() > 1e-3  # they do differ
+        mean = locs.mean(1)
+        total = variances.mean(1) + (locs - mean[:, None]).abs().square().mean(1)
+        torch.testing.assert_close(law.loc, mean.reshape(x.shape))
+        torch.testing.assert_close(law.var, total.reshape(x.shape), rtol=1e-4, atol=1e-5)
