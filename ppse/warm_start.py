@@ -10,7 +10,7 @@ from .guides import EncoderGuide
 from .mixture import VARIANCE_FLOOR, Mixture, Updatable
 
 
-def fit_noise(model: Mixture, guide: EncoderGuide, x: Tensor, observed: Tensor | None = None, steps: int = 50) -> None:
+def fit_noise(model: Mixture, guide: EncoderGuide, x: Tensor, observed: Tensor | None = None, steps: int = 25) -> None:
     """Fit every noise source with a closed-form M-step to the noise that the guide hears. Changes the sources.
 
     Args:
