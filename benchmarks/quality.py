@@ -25,6 +25,7 @@ from rich.progress import track
 
 import ppse
 from ppse import audio, demo, methods, metrics, mixing, provenance
+from ppse.models import FrameGain, NMFNoise, VAESpeech
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
 BASELINES = {
@@ -42,12 +43,17 @@ Enhancer = Callable[[Wave, Wave], tuple[Wave, float]]
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
-def by_method(name: str, seed: int) -> Enhancer:
-    """A method of ``ppse.methods`` with its default settings and the default model."""
+def published_model() -> ppse.Mixture:
+    """The model of the published methods: a gain per frame, NMF of rank 8 with the activations of every frame free."""
+    return ppse.Mixture(speech=FrameGain(VAESpeech.pretrained()), noise=NMFNoise(rank=8))
+
+
+def by_method(name: str, seed: int, model: ppse.Mixture | None) -> Enhancer:
+    """A method of ``ppse.methods`` with its default settings, on the default model unless one is given."""
     method = getattr(methods, name)()
 
     def run(noisy: Wave, _: Wave) -> tuple[Wave, float]:
-        result = ppse.enhance(noisy, method=method, seed=seed)
+        result = ppse.enhance(noisy, model, method, seed=seed)
         return result.estimates["speech"][0], result.seconds
 
     return run
@@ -69,10 +75,10 @@ def blind(enhance: Callable[[Wave], Wave]) -> Enhancer:
     return timed(lambda noisy, _: enhance(noisy))
 
 
-def enhancers(names: Sequence[str], compared: Sequence[str], seed: int) -> dict[str, Enhancer]:
+def enhancers(names: Sequence[str], compared: Sequence[str], seed: int, model: ppse.Mixture | None) -> dict[str, Enhancer]:
     """All enhancers by name, the noisy input first and the oracle last."""
     table: dict[str, Enhancer] = {"noisy": timed(lambda noisy, _: noisy)}
-    table |= {name: by_method(name, seed) for name in names}
+    table |= {name: by_method(name, seed, model) for name in names}
     table |= {name: blind(BASELINES[name]) for name in compared}
     return table | {"oracle_wiener": timed(lambda noisy, clean: baselines.oracle_wiener(clean, noisy - clean))}
 
@@ -174,6 +180,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="number of mixtures; 120, or one per SNR of the demo recording")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", default=["default", "fast"], help="functions of ppse.methods")
+    parser.add_argument("--published-model", action="store_true", help="run them on the model that they were published with")
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="scores per file; an existing file is continued")
     parser.add_argument("--corpus", type=Path, help="folder to keep the mixtures in; a temporary one unless given")
@@ -186,12 +193,12 @@ def main() -> None:
         parser.error("give both --clean and --noise, or neither for the bundled demo recording")
     args.count = args.count or (120 if args.clean else len(args.snrs))
     torch.set_num_threads(args.threads)
-    kept = ("clean", "noise", "snrs", "count", "seed", "threads")
+    kept = ("clean", "noise", "snrs", "count", "seed", "threads", "published_model")
     with tempfile.TemporaryDirectory() as scratch:
         corpus = args.corpus or Path(scratch) / "corpus"
         speech, noise = (args.clean, args.noise) if args.clean else ([path] for path in bundled(Path(scratch)))
         mixing.mix(speech, noise, corpus, args.snrs, count=args.count, seed=args.seed)
-        table = enhancers(args.methods, args.baselines, args.seed)
+        table = enhancers(args.methods, args.baselines, args.seed, published_model() if args.published_model else None)
         results = measure(table, corpus, args.out, {key: getattr(args, key) for key in kept}, args.seed)
     print(report(results, [name for name in table if name != "noisy"], args.seed))
 
