@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -19,8 +20,8 @@ class EncoderGuide(PyroModule):
 
     Args:
         encoders: site name → encoder, e.g. ``EncoderGuide({"speech.z": vae.encoder})``. Called with an STFT (…, T, F) and,
-            where not all bins count, with ``observed`` as in :meth:`Mixture.forward`, so that padding is no context to it;
-            returns mean and standard deviation (…, T, L).
+            where not all bins count, with silence in the others and ``observed`` as in :meth:`Mixture.forward`, so that padding
+            is no context to it; returns mean and standard deviation (…, T, L).
     """
 
     def __init__(self, encoders: dict[str, nn.Module]) -> None:
@@ -41,7 +42,7 @@ class EncoderGuide(PyroModule):
     def laws(self, x: Tensor, observed: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of every site, without drawing."""
         modules = self._modules.values()  # not getattr: Pyro would make a parameter site of every weight
-        given = (x,) if observed is None else (x, observed)
+        given = (x,) if observed is None else (_heard(x, observed), observed)
         return {site: module(*given) for site, module in zip(self.sites, modules, strict=True) if module is not None}
 
     def noise(self, x: Tensor, observed: Tensor | None = None) -> Tensor | None:
@@ -50,7 +51,14 @@ class EncoderGuide(PyroModule):
         None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
         """
         noisy = [module for module in self._modules.values() if isinstance(module, NoisyEncoder)]
-        return noisy[0].noise(x, observed) if len(noisy) == 1 else None
+        if len(noisy) != 1:
+            return None
+        return noisy[0].noise(x) if observed is None else noisy[0].noise(_heard(x, observed), observed)
+
+
+def _heard(x: Tensor, observed: Tensor) -> Tensor:
+    """Silence where nothing is observed, whatever x has there."""
+    return torch.where(observed, x, torch.zeros_like(x))
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:

@@ -66,7 +66,7 @@ class Listener(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Heard:
-        """Frames with no bin ``observed`` are no context; behind the last observed one (padding) the result means nothing."""
+        """Frames with no bin ``observed`` do not count in the average; behind the last observed one (padding) the result means nothing."""
         features = log_power(x)
         seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
         average = (features * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)

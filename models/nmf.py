@@ -23,7 +23,8 @@ class NMFNoise(PyroModule):
     utterance has its own, (B, 1, 1, F, K) and (B, 1, T, K).
 
     With ``spacing`` above 1 the activations are linear between knots and ``H`` (J, K) has their values there: noise
-    that changes more slowly than speech cannot take its place.
+    that changes more slowly than speech cannot take its place. Knots are spread evenly from the first frame to the last, which
+    in a padded batch are those of the longest utterance.
 
     Args:
         rank: K, number of spectral patterns that are estimated from the recording.
@@ -48,8 +49,8 @@ class NMFNoise(PyroModule):
             raise ValueError(f"NMFNoise: rank={rank} without a dictionary leaves no pattern; use rank >= 1 or give a dictionary")
         if dictionary is not None and (dictionary.dim() != 2 or not (dictionary >= 0).all()):
             raise ValueError(f"NMFNoise: dictionary must be a non-negative (F, K) matrix, found shape {tuple(dictionary.shape)}")
-        if spacing < 1:
-            raise ValueError(f"NMFNoise: spacing={spacing}; expected 1 frame or more from knot to knot")
+        if spacing != int(spacing) or spacing < 1:
+            raise ValueError(f"NMFNoise: spacing={spacing}; expected a whole number of frames from knot to knot, 1 or more")
         self.rank, self.spacing = rank, spacing
         self.register_buffer("dictionary", dictionary)
 
@@ -165,8 +166,9 @@ def _tents(n_frames: int, spacing: int) -> Tensor:
     if n_frames == 1:
         return torch.ones(1, 1)
     intervals = math.ceil((n_frames - 1) / spacing)
-    knots = torch.linspace(0, n_frames - 1, intervals + 1)
-    return (1 - (torch.arange(n_frames) - knots.unsqueeze(-1)).abs() * intervals / (n_frames - 1)).clamp_min(0)
+    with torch.inference_mode(False):  # what is kept must also serve where gradients are wanted
+        knots = torch.linspace(0, n_frames - 1, intervals + 1)
+        return (1 - (torch.arange(n_frames) - knots.unsqueeze(-1)).abs() * intervals / (n_frames - 1)).clamp_min(0)
 
 
 def _flat(w: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def _enhance_channel(
             progress((i + 1) / len(stretches))
             continue
         x = (stft.analysis(piece) / scale).to(device)
-        (model.follow if followed else model.start)(side_by_side(x, method.starts), observed)
+        (model.follow if followed else model.start)(*side_by_side(x, observed, method.starts))
         followed = True
 
         def note(iteration: int, _: float, i: int = i) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .distributions import ComplexNormal
 from .infer import Expectation, Info, em, gradient_m_step
+from .infer.density import is_latent
 from .methods import Method, Problem
 from .mixture import Mixture, Updatable, posterior
 
@@ -85,7 +86,7 @@ def infer(
         ValueError: when the likelihood is no longer finite; the message says where.
     """
     model = copy.deepcopy(model)
-    model.start(side_by_side(x, method.starts), observed if observed is None else side_by_side(observed, method.starts))
+    model.start(*side_by_side(x, observed, method.starts))
     return resume(model, x, method, observed, callback=callback)
 
 
@@ -97,11 +98,11 @@ def resume(
     Those are what the closed forms of the sources update, and the PyroParams of modules that have none. Weights of
     networks stay as they are, whether frozen or not.
     """
-    single, x = x, side_by_side(x, method.starts)
-    observed = observed if observed is None else side_by_side(observed, method.starts)
+    single = x
+    x, observed = side_by_side(x, observed, method.starts)
     problem = Problem(model, x, observed, method.guide(model))
     with pyro.validation_enabled(False):
-        e_step = method.e_step(problem)
+        e_step = method.e_step(problem) if _has_latents(problem) else lambda _: Expectation({})
         open_form = _open_parameters(model)
         optimiser = torch.optim.Adam(open_form, lr=OPEN_RATE) if open_form else None
         moments, averaging = Moments(), False
@@ -140,11 +141,15 @@ def resume(
     return Inference(_pooled(moments.laws(), method.starts, single), objective, last, infos)
 
 
-def side_by_side(x: Tensor, starts: int) -> Tensor:
-    """Every recording (T, F) or (B, 1, T, F) that many times, (starts * B, 1, T, F); x itself for one. A mask (F,) is for all."""
-    if starts == 1 or x.dim() == 1:
-        return x
-    return (x if x.dim() == 4 else x[None, None]).repeat_interleave(starts, 0)
+def side_by_side(x: Tensor, observed: Tensor | None, starts: int) -> tuple[Tensor, Tensor | None]:
+    """Every recording (T, F) or (B, 1, T, F) that many times, (starts * B, 1, T, F), and its mask; as they are for one."""
+    if starts == 1:
+        return x, observed
+
+    def repeated(value: Tensor) -> Tensor:
+        return (value if value.dim() == 4 else value[None, None]).repeat_interleave(starts, 0)
+
+    return repeated(x), None if observed is None else repeated(observed.expand(x.shape))
 
 
 def _pooled(laws: dict[str, ComplexNormal], starts: int, x: Tensor) -> dict[str, ComplexNormal]:
@@ -154,6 +159,13 @@ def _pooled(laws: dict[str, ComplexNormal], starts: int, x: Tensor) -> dict[str,
     moments, shape = Moments(), (-1, starts, *x.shape[-2:])
     moments.add({name: ComplexNormal(law.loc.reshape(shape), law.var.reshape(shape)) for name, law in laws.items()})
     return {name: ComplexNormal(law.loc.reshape(x.shape), law.var.reshape(x.shape)) for name, law in moments.laws().items()}
+
+
+def _has_latents(problem: Problem) -> bool:
+    """Whether there is anything to draw; a mixture of noises may have none."""
+    with torch.no_grad(), torch.random.fork_rng():
+        trace: Any = poutine.trace(problem.model).get_trace(*problem.args)
+    return any(is_latent(site) for site in trace.nodes.values())
 
 
 def _open_parameters(model: Mixture) -> list[torch.nn.Parameter]:

@@ -11,7 +11,9 @@ from .mixture import VARIANCE_FLOOR, Mixture, Updatable
 
 
 def fit_noise(model: Mixture, guide: EncoderGuide, x: Tensor, observed: Tensor | None = None, steps: int = 25) -> None:
-    """Fit every noise source with a closed-form M-step to the noise that the guide hears. Changes the sources.
+    """Fit the noise sources that have a closed-form M-step, together, to the noise that the guide hears. Changes the sources.
+
+    Noise without a closed form keeps the start that it has: what it will explain is not known yet.
 
     Args:
         model: started on x. Its sources without a site in the guide are noise.

@@ -73,7 +73,8 @@ def test_bins_that_no_frame_holds_leave_the_context_alone() -> None:
     """The mask (F,) of a recording below the rate of the model."""
     guide, x = starting_guide(_model()), torch.randn(T, F, dtype=torch.complex64)
     assert guide is not None
-    torch.testing.assert_close(guide.laws(x, torch.arange(F) < 5), guide.laws(x))
+    held = torch.arange(F) < 5
+    torch.testing.assert_close(guide.laws(x, held), guide.laws(x * held))
 
 
 def test_clean_encoder_sees_one_frame_and_the_noisy_one_all() -> None:
@@ -101,3 +102,13 @@ def test_no_encoder_means_no_guide() -> None:
     assert starting_guide(Mixture(noise=StationaryNoise())) is None
     model = _model(0)
     assert starting_guide(model) is not None  # falls back to the clean encoder
+
+
+def test_what_is_not_observed_is_not_read() -> None:
+    guide, x = starting_guide(Mixture(speech=VAESpeech(F, L, (5,), 4), noise=StationaryNoise())), torch.randn(T, F, dtype=torch.complex64)
+    assert guide is not None
+    observed = torch.rand(T, F) > 0.3
+    observed[2] = False
+    other = torch.where(observed, x, 30 * x + 1)
+    torch.testing.assert_close(guide.laws(other, observed), guide.laws(x, observed), rtol=0, atol=0)
+    torch.testing.assert_close(guide.noise(other, observed), guide.noise(x, observed), rtol=0, atol=0)

@@ -66,10 +66,10 @@ def test_a_run_that_converges_early_still_averages() -> None:
 
     def e_step(iteration: int) -> Expectation:
         e_step_saw.append(iteration)
-        return Expectation({})
+        return Expectation({"speech.z": torch.zeros(1, T, L)})
 
     method = Method("early", lambda _: e_step, iterations=200, average=7, tolerance=1e-3)
-    found = infer(Mixture(a=StationaryNoise(), b=StationaryNoise()), x, method, callback=lambda i, _: seen.append(i))
+    found = infer(_model(), x, method, callback=lambda i, _: seen.append(i))
     assert 20 <= len(found.objective) < 200 and len(seen) == len(found.objective)
     assert seen[-7:] == list(range(193, 200)) == e_step_saw[-7:]  # the E-step knows that its warm-up is over
     torch.testing.assert_close(sum(law.loc for law in found.sources.values()), x)
@@ -183,16 +183,17 @@ def test_a_short_utterance_in_a_padded_batch_starts_where_it_starts_alone() -> N
     torch.testing.assert_close(together[1, 0, :5], infer(model, x[1, 0, :5], method).draws["speech.z"])
 
 
+@pytest.mark.parametrize("shape", [(T, F), (T, 1), (F,), "x"], ids=str)
 @pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
-def test_starts_side_by_side_are_averaged(lead: tuple[int, ...]) -> None:
-    """Law of total variance over runs that differ in their random start alone."""
+def test_starts_side_by_side_are_averaged(lead: tuple[int, ...], shape: tuple[int, ...] | str) -> None:
+    """Law of total variance over runs that differ in their random start alone; masks broadcast."""
     x = torch.randn(*lead, T, F, dtype=torch.complex64)
-    observed = torch.rand(*lead, T, F) > 0.2
+    observed = torch.rand(x.shape if isinstance(shape, str) else shape) > 0.2
     model = Mixture(a=NMFNoise(1), b=StationaryNoise())
     with poutine.seed(rng_seed=1):
         found = infer(model, x, replace(_fixed(4), starts=3), observed).sources
     batch = x if lead else x[None, None]
-    masks = observed if lead else observed[None, None]
+    masks = observed.expand(x.shape) if lead else observed.expand(x.shape)[None, None]
     with poutine.seed(rng_seed=1):
         apart = infer(model, batch.repeat_interleave(3, 0), _fixed(4), masks.repeat_interleave(3, 0)).sources
     for name, law in found.items():
@@ -202,3 +203,11 @@ def test_starts_side_by_side_are_averaged(lead: tuple[int, ...]) -> None:
         total = variances.mean(1) + (locs - mean[:, None]).abs().square().mean(1)
         torch.testing.assert_close(law.loc, mean.reshape(x.shape))
         torch.testing.assert_close(law.var, total.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [make() for make in methods.ALL], ids=lambda m: m.name)
+def test_mixture_without_latents_is_plain_em(method: Method) -> None:
+    noises = Mixture(a=NMFNoise(2), b=StationaryNoise())
+    method = replace(method, iterations=20, average=1)
+    found = infer(noises, _x(), method)
+    assert found.draws == {} and found.objective[-1] > found.objective[0]

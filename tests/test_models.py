@@ -301,3 +301,13 @@ def test_vae_law_is_the_decoder_above_the_floor() -> None:
     law = poutine.condition(vae, data={"z": z})(frames)
     torch.testing.assert_close(law.var, vae.decoder(z).exp() + 1e-4)
     assert (law.loc == 0).all()
+
+
+def test_knots_made_in_inference_mode_serve_gradients_later() -> None:
+    x = torch.randn(37, 9, dtype=torch.complex64)
+    noise = NMFNoise(1, spacing=7)
+    noise.start(x)
+    with torch.inference_mode():
+        Mixture(noise=noise)(x)
+    Mixture(noise=noise)(x)["noise"].var.sum().backward()
+    assert all(p.grad is not None for p in noise.parameters())
