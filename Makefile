@@ -22,7 +22,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/quality.py $(if $(CLEAN),--clean $(CLEAN) --noise $(NOISE)) --out runs/$(if $(CLEAN),quality,demo).json
 
 # The wheel, tried where no checkout shadows it.
-$(VENV)/.wheel: $(VENV)/.test $(wildcard ppse/*.py ppse/*/*.py models/*.py guides/*.py)
+$(VENV)/.wheel: $(VENV)/.test pyproject.toml $(wildcard ppse/*.py ppse/*/*.py models/*.py guides/*.py ppse/py.typed ppse/weights/* ppse/data/*)
 	rm -rf build dist $(VENV)/wheel
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 	$(PIP) --no-deps --target $(VENV)/wheel dist/ppse-*.whl

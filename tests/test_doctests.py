@@ -8,11 +8,12 @@ import ppse
 import ppse.guides
 import ppse.infer
 import ppse.models
+import ppse.testing
 
 
 def _modules() -> list[str]:
     names = ["ppse"]
-    for package in (ppse, ppse.infer, ppse.models, ppse.guides):
+    for package in (ppse, ppse.infer, ppse.models, ppse.guides, ppse.testing):
         names += [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
     return sorted(name for name in names if not name.endswith(".__main__"))
 

@@ -46,7 +46,7 @@ def test_wheel_holds_everything_and_imports_outside_of_the_checkout(tmp_path: Pa
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {"ppse/infer/em.py", "ppse/testing/sources.py"} <= names
-    assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/weights/vae.safetensors", "ppse/data/demo_noisy.flac"} <= names
+    assert {"ppse/models/vae.py", "ppse/guides/encoder.py", "ppse/weights/vae.safetensors", "ppse/data/demo_noisy.flac", "ppse/py.typed"} <= names
     script = "import ppse, ppse.models, ppse.guides; print(ppse.__file__); ppse.models.VAESpeech.pretrained()"
     run = subprocess.run(
         [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {script}"],
@@ -64,7 +64,10 @@ def test_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "source", filter="data")
     source = next((tmp_path / "source").iterdir())
-    assert (source / "models" / "vae.py").exists()
+    kept = ["models/vae.py", "tests/conftest.py", "Makefile", "constraints.txt", "CITATION.cff", "CHANGELOG.md"]
+    kept += [str(path.relative_to(ROOT)) for folder in ("benchmarks", "docs", "examples", "tests") for path in (ROOT / folder).glob("*.*")]
+    missing = [name for name in kept if not (source / name).is_file() and not Path(name).name.startswith(".")]
+    assert not missing and not list(source.rglob("__pycache__")) and not list(source.rglob(".mypy_cache"))
     run = subprocess.run(
         [sys.executable, "-P", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "wheel"), str(source)],
         capture_output=True, text=True, check=False,
