@@ -9,6 +9,7 @@ Nothing is tuned per file. Scores are written after every file, so an interrupte
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import tempfile
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import ppse
-from ppse import audio, demo, methods, metrics, mixing, provenance
+from ppse import audio, demo, methods, metrics, mixing, provenance, weights
 from ppse.models import FrameGain, NMFNoise, VAESpeech
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
@@ -87,7 +88,7 @@ def measure(table: Mapping[str, Enhancer], corpus: Path, out: Path, settings: Ma
     """Score every file by every enhancer, going on from what ``out`` already has.
 
     Raises:
-        SystemExit: when ``out`` holds results of other settings or mixtures.
+        SystemExit: when ``out`` holds results of other settings (those of other weights among them) or mixtures.
     """
     content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"settings": dict(settings), "results": {}}
     if content["settings"] != settings:
@@ -167,6 +168,11 @@ def bundled(folder: Path) -> tuple[Path, Path]:
     return folder / "speech.wav", folder / "noise.wav"
 
 
+def shipped_weights() -> dict[str, str]:
+    """The shipped weights by name, each with a checksum of its file."""
+    return {name: hashlib.sha256((weights.SHIPPED / f"{name}.safetensors").read_bytes()).hexdigest()[:12] for name in weights.shipped()}
+
+
 def _cell(value: Mapping[str, float], digits: int) -> str:
     return f"{value['mean']:+.{digits}f} [{value['low']:+.{digits}f}, {value['high']:+.{digits}f}]"
 
@@ -179,27 +185,25 @@ def main() -> None:
     parser.add_argument("--snrs", nargs="+", type=float, default=[-5, 0, 5, 10], help="dB")
     parser.add_argument("--count", type=int, help="number of mixtures; 120, or one per SNR of the demo recording")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--methods", nargs="*", default=["default", "fast"], help="functions of ppse.methods")
+    parser.add_argument("--methods", nargs="*", default=["default", "fast"], choices=[method.__name__ for method in methods.ALL])
     parser.add_argument("--published-model", action="store_true", help="run them on the model that they were published with")
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="scores per file; an existing file is continued")
     parser.add_argument("--corpus", type=Path, help="folder to keep the mixtures in; a temporary one unless given")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    unknown = [name for name in args.methods if not hasattr(methods, name)]
-    if unknown:
-        parser.error(f"no such methods in ppse.methods: {', '.join(unknown)}")
     if bool(args.clean) != bool(args.noise):
         parser.error("give both --clean and --noise, or neither for the bundled demo recording")
     args.count = args.count or (120 if args.clean else len(args.snrs))
     torch.set_num_threads(args.threads)
     kept = ("clean", "noise", "snrs", "count", "seed", "threads", "published_model")
+    settings = {key: getattr(args, key) for key in kept} | {"weights": shipped_weights()}
     with tempfile.TemporaryDirectory() as scratch:
         corpus = args.corpus or Path(scratch) / "corpus"
         speech, noise = (args.clean, args.noise) if args.clean else ([path] for path in bundled(Path(scratch)))
         mixing.mix(speech, noise, corpus, args.snrs, count=args.count, seed=args.seed)
         table = enhancers(args.methods, args.baselines, args.seed, published_model() if args.published_model else None)
-        results = measure(table, corpus, args.out, {key: getattr(args, key) for key in kept}, args.seed)
+        results = measure(table, corpus, args.out, settings, args.seed)
     print(report(results, [name for name in table if name != "noisy"], args.seed))
 
 
