@@ -8,6 +8,7 @@ import torch
 import typer
 
 from . import methods
+from .enhance import RANK, SPACING
 from .mixture import Mixture
 from .models import NMFNoise, StationaryNoise, VAESpeech
 
@@ -15,16 +16,20 @@ METHODS = {maker.__name__: maker for maker in methods.ALL}
 """Makers of methods by name."""
 
 
-def model(prior: str, noise: str, rank: int, spacing: int) -> Mixture:
+def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
     """The mixture of a speech prior (shipped name or weights file) and a noise model ("nmf" of this rank and spacing, or "stationary").
 
     Raises:
-        BadParameter: when there is no such noise model.
+        BadParameter: when there is no such noise model, or it has no rank or spacing.
         WeightsError: when the prior cannot be used.
     """
     if noise not in ("nmf", "stationary"):
         raise typer.BadParameter(f"no noise model '{noise}'; there are nmf and stationary", param_hint="--noise")
-    return Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(rank, spacing=spacing) if noise == "nmf" else StationaryNoise())
+    option = "--rank" if rank is not None else "--spacing" if spacing is not None else ""
+    if noise == "stationary" and option:
+        raise typer.BadParameter(f"noise model 'stationary' has none, that is of nmf; leave {option} out", param_hint=option)
+    noise_model = NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise()
+    return Mixture(speech=VAESpeech.pretrained(prior), noise=noise_model)
 
 
 def method(name: str, chains: int | None) -> methods.Method:
@@ -43,8 +48,8 @@ def method(name: str, chains: int | None) -> methods.Method:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not there. Raises BadParameter."""
+    """Refuse a device that is not there, or that gives no values back ("meta"). Raises BadParameter."""
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"'{name}' cannot be used here: {str(error).splitlines()[0]}", param_hint="--device") from None

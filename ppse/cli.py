@@ -13,7 +13,7 @@ import typer
 
 from . import __version__, audio, batch, choices, evaluation, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
-from .console import INTERRUPTED, Commands, complain, progress_bars, say
+from .console import INTERRUPTED, Commands, bar, complain, complain_left_out, progress_bars, say
 from .enhance import RANK, SPACING
 from .models import VAESpeech
 
@@ -48,8 +48,8 @@ def enhance(
     method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
-    rank: Annotated[int, typer.Option(min=1, help="Patterns of the NMF noise.")] = RANK,
-    spacing: Annotated[int, typer.Option(min=1, help="Frames between the knots of the NMF activations; 1 leaves every frame free.")] = SPACING,
+    rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
+    spacing: Annotated[int | None, typer.Option(min=1, help=f"Frames between knots of its activations, 1 for none; {SPACING} unless given.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -85,12 +85,12 @@ def enhance(
             for outcome in todo:
                 outcomes.append(outcome)
                 progress.update(files, advance=1, description=f"{len(outcomes)} files done")
-                if outcome.message:
-                    complain(outcome.message)
+                complain(outcome.message)
         except KeyboardInterrupt:
             complain(INTERRUPTED)
     outcomes += batch.left(tasks, outcomes)
-    settings = {"method": method, "prior": prior, "noise": noise, "rank": rank, "spacing": spacing, "chains": chains, "seed": seed, "device": device}
+    settings = {"method": method, "prior": prior, "noise": noise, "chains": chains, "seed": seed, "device": device}
+    settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if noise == "nmf" else {}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
@@ -109,7 +109,7 @@ def train(
     latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = recipe.Recipe.latent,
     hidden: Annotated[list[int], typer.Option(min=1, help="Size of a hidden layer; repeat for more.")] = list(recipe.Recipe.hidden),  # noqa: B006
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers of the noisy encoder.")] = recipe.Recipe.context,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better validation before stopping.")] = recipe.Recipe.patience,
+    patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better; never with fewer.")] = recipe.Recipe.patience,
     validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of the data held out, by speaker.")] = recipe.Recipe.validation,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
     data_note: Annotated[str, typer.Option(help="What the data are, for the model card.")] = "",
@@ -128,19 +128,16 @@ def train(
     settings = recipe.Recipe(latent, tuple(hidden), context if noisy_encoder else 0, epochs, noisy_epochs, patience, validation, seed)
     limits = {"vae": epochs, "noisy": noisy_epochs}
     with progress_bars() as progress:
-        bars = {"read": progress.add_task("read", total=None)}
+        bars = {stage: bar(progress, stage) for stage in limits}
 
         def report(stage: str, log: list[training.Epoch]) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=limits[stage])
-            progress.update(bars[stage], completed=len(log))
+            bars[stage](len(log), limits[stage])
             say(f"{stage} {len(log)}/{limits[stage]}: {log[-1].sentence}")
             plots.plot_training(log, out.with_suffix(f".{stage}.png"))
 
         recipe.train_prior(
-            inputs, out, settings, note=data_note, licence=licence, report=report,
-            reading=lambda done, total: progress.update(bars["read"], completed=done, total=total),
-            left_out=lambda reason: complain(f"left out: {reason}"),
+            inputs, out, settings, note=data_note, licence=licence, report=report, reading=bar(progress, "read"),
+            left_out=lambda reason: complain_left_out([reason]),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
 
@@ -157,11 +154,17 @@ def mix(
     """Make a noisy corpus with a manifest.
 
     Example: `ppse mix --clean speech/ --noise noise/ --snr 0 --snr 5 -o corpus/`
+
+    Mixtures that cannot be made are told and left out, and the exit code is 1.
     """
+    problems: list[str] = []
     with progress_bars() as progress:
-        bar = progress.add_task("mix", total=None)
-        manifest = mixing.mix(clean, noise, out, snr, count, seed, report=lambda done, total: progress.update(bar, completed=done, total=total))
+        manifest = mixing.mix(clean, noise, out, snr, count, seed, bar(progress, "mix"), problems.append)
+    complain_left_out(problems)
     say(f"wrote {manifest}")
+    if problems:
+        complain(f"{len(problems)} mixtures left out")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -193,11 +196,9 @@ def evaluate(
         raise typer.BadParameter("give --manifest, or both --clean and --noisy")
     factor = evaluation.timing(timing) if timing else None
     with progress_bars() as progress:
-        bar = progress.add_task("score", total=len(items))
-        scores, unscored = evaluation.evaluate(items, lambda done, _: progress.update(bar, completed=done))
+        scores, unscored = evaluation.evaluate(items, bar(progress, "score"))
     problems += unscored
-    for problem in problems:
-        complain(f"left out: {problem}")
+    complain_left_out(problems)
     rows = evaluation.summarise(scores, seed)
     if scores:
         made_by = f"Intervals of seed {seed}; {provenance.sentence(*evaluation.PACKAGES)}. Command: {provenance.command()}"
@@ -241,10 +242,9 @@ def demo(
     prior: Annotated[str, typer.Option(help="As for 'ppse enhance'.")] = "vae",
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
-    chosen, model = choices.method(method, None), choices.model(prior, "nmf", RANK, SPACING)
+    chosen, model = choices.method(method, None), choices.model(prior, "nmf")
     with progress_bars() as progress:
-        bar = progress.add_task("demo", total=1.0)
-        result, scores = demonstration.run(out, recording, model, chosen, lambda done: progress.update(bar, completed=done))
+        result, scores = demonstration.run(out, recording, model, chosen, bar(progress, "demo"))
     for name, values in scores.items():
         say(f"{name:>9}:  " + "  ".join(f"{metric} {value:.2f}" for metric, value in values.items()))
     say(f"real-time factor {result.real_time_factor:.2f}; wrote noisy.wav, enhanced.wav, noise.wav and enhanced.png to {out}")

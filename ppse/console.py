@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
 _output = Console(highlight=False, soft_wrap=True)
@@ -40,8 +40,15 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print what went wrong, or what the user should know."""
-    _errors.print(text, markup=False)
+    """Print what went wrong, or what the user should know, if anything."""
+    if text:
+        _errors.print(text, markup=False)
+
+
+def complain_left_out(reasons: Iterable[str]) -> None:
+    """Print why something was left out, every reason once."""
+    for reason in dict.fromkeys(reasons):
+        complain(f"left out: {reason}")
 
 
 @contextmanager
@@ -50,3 +57,15 @@ def progress_bars() -> Iterator[Progress]:
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
         yield progress
+
+
+def bar(progress: Progress, label: str) -> Callable[..., None]:
+    """A bar as a function to call with (done, total), or with the fraction done; it appears at the first call."""
+    tasks: list[TaskID] = []
+
+    def report(done: float, total: float = 1.0) -> None:
+        if not tasks:
+            tasks.append(progress.add_task(label))
+        progress.update(tasks[0], completed=done, total=total)
+
+    return report

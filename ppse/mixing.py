@@ -48,6 +48,7 @@ def noise_type(path: Path) -> str:
 def mix(
     clean: Iterable[str | os.PathLike[str]], noise: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], snrs: Sequence[float],
     count: int | None = None, seed: int = 0, report: Callable[[int, int], None] | None = None,
+    left_out: Callable[[str], None] | None = None,
 ) -> Path:
     """Write ``noisy/``, ``clean/``, ``noise/`` (32-bit float wav, 16 kHz, noisy = clean + noise) and ``manifest.json``.
 
@@ -60,12 +61,16 @@ def mix(
         clean, noise: files, folders or patterns.
         count: number of mixtures; as many as utterances unless given.
         seed: same seed and files, same corpus.
+        report: called with (mixtures done, mixtures in all).
+        left_out: called with the reason for every mixture that is left out, as one of its files cannot be used; without it, the first
+            such file is an error.
 
     Returns:
         the path of the manifest.
 
     Raises:
-        AudioError: when there is no audio, or a file cannot be read, is silent or not finite; it is named.
+        AudioError: when there is no audio, or the corpus cannot be written; when a file cannot be read, is silent or not finite (it is
+            named), and nothing takes it as left out, or no mixture is left.
         ValueError: no SNR, one that is not finite, or a count below one.
     """
     if not snrs or not all(math.isfinite(snr) for snr in snrs):
@@ -83,24 +88,35 @@ def mix(
     for i, choice in enumerate(order):
         speech_file, snr = speech_files[choice], float(snrs[i % len(snrs)])
         noise_file = noise_files[noise_order[(i + i // period) % len(noise_files)]]
-        s, n = _read(speech_file), _read(noise_file)
-        start = int(rng.integers(max(1, n.size - s.size + 1)))
-        n = np.resize(n[start:], s.size)
-        if not s.any() or not n.any():
-            raise audio.AudioError(f"{speech_file if not s.any() else noise_file}: is silent where it is needed; no SNR can be set")
-        n = n * np.float32(np.sqrt(np.square(s, dtype=np.float64).mean() / np.square(n, dtype=np.float64).mean() * 10 ** (-snr / 10)))
-        name = f"{i:04d}_{speech_file.stem}_{noise_type(noise_file)}_{snr:+g}dB"
-        for kind, wave in (("noisy", s + n), ("clean", s), ("noise", n)):
-            audio.write(root / kind / f"{name}.wav", wave, RATE, subtype="FLOAT")
-        manifest[name] = Entry(
-            utt_name=name, noisy_wav=f"noisy/{name}.wav", clean_wav=f"clean/{name}.wav", noise_wav=f"noise/{name}.wav",
-            length=int(s.size), noise_type=noise_type(noise_file), snr=snr, seed=seed, versions=versions,
-        )
+        try:
+            s, n = _pair(speech_file, noise_file, snr, rng)
+        except audio.AudioError as error:
+            if left_out is None or (i + 1 == total and not manifest):
+                raise
+            left_out(str(error))
+        else:
+            name = f"{i:04d}_{speech_file.stem}_{noise_type(noise_file)}_{snr:+g}dB"
+            for kind, wave in (("noisy", s + n), ("clean", s), ("noise", n)):
+                audio.write(root / kind / f"{name}.wav", wave, RATE, subtype="FLOAT")
+            manifest[name] = Entry(
+                utt_name=name, noisy_wav=f"noisy/{name}.wav", clean_wav=f"clean/{name}.wav", noise_wav=f"noise/{name}.wav",
+                length=int(s.size), noise_type=noise_type(noise_file), snr=snr, seed=seed, versions=versions,
+            )
         if report:
             report(i + 1, total)
     path = root / "manifest.json"
     audio.write_text(path, json.dumps(manifest, indent=1))
     return path
+
+
+def _pair(speech_file: Path, noise_file: Path, snr: float, rng: np.random.Generator) -> tuple[audio.Wave, audio.Wave]:
+    """Speech (N,), and the noise (N,) to add to it, from a random place in its file."""
+    s, n = _read(speech_file), _read(noise_file)
+    start = int(rng.integers(max(1, n.size - s.size + 1)))
+    n = np.resize(n[start:], s.size)
+    if not s.any() or not n.any():
+        raise audio.AudioError(f"{speech_file if not s.any() else noise_file}: is silent where it is needed; no SNR can be set")
+    return s, n * np.float32(np.sqrt(np.square(s, dtype=np.float64).mean() / np.square(n, dtype=np.float64).mean() * 10 ** (-snr / 10)))
 
 
 def _read(path: Path) -> audio.Wave:

@@ -71,7 +71,7 @@ def optimise(
         the log of all epochs.
 
     Raises:
-        WeightsError: when the state is damaged, or of another training.
+        WeightsError: when the state is damaged, of another training, or without the weights that belong to it.
         TrainingError: when a loss or gradient is not finite.
     """
     identity = {
@@ -82,7 +82,7 @@ def optimise(
     optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     log: list[Epoch] = []
     if resume.exists():
-        log = _restore(resume, identity, model, parameters, optimiser)
+        log = _restore(resume, out, identity, model, parameters, optimiser)
     with pyro.validation_enabled(False):
         for epoch in range(len(log), schedule.epochs):
             best = min((e.validation for e in log), default=math.inf)
@@ -149,7 +149,7 @@ def _save(
 
 
 def _restore(
-    path: Path, identity: dict[str, object], model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam,
+    path: Path, out: Path, identity: dict[str, object], model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam,
 ) -> list[Epoch]:
     tensors, metadata = weights.read(path)
     if metadata.get("format") != f"{weights.FORMAT}-resume":
@@ -160,6 +160,11 @@ def _restore(
         raise weights.WeightsError(
             f"{path}: the state of an unfinished training of another {', '.join(differing)}; "
             "delete it to start afresh, choose another name, or give the data and settings it was begun with"
+        )
+    if not out.exists():
+        raise weights.WeightsError(
+            f"{out}: the best weights of an unfinished training are gone, while its state is there ({path.name}); "
+            f"put the weights back to go on, or delete {path} too to start afresh"
         )
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     for i, parameter in enumerate(parameters):

@@ -22,7 +22,7 @@ class Recipe:
     Attributes:
         latent, hidden, context: sizes, as in :class:`ppse.models.VAESpeech`; context 0 leaves the noisy encoder out.
         epochs, noisy_epochs: of the VAE, and of its encoder for noisy speech.
-        patience: epochs without a better validation before a stage stops.
+        patience: epochs without a better validation before a stage stops; as large as the epochs or larger, it never stops early.
         validation: fraction of the data that is held out, by speaker.
         seed: of everything random.
     """
@@ -83,8 +83,9 @@ def train_prior(
     finished = [_finished(path, card) for path in (first, out)]
     if finished[-1]:
         raise weights.WeightsError(f"{out}: is there already, of the same data and settings; delete it to train it again")
-    torch.manual_seed(recipe.seed)
-    vae = VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context)
+    with torch.random.fork_rng():  # the generator of the caller stays as it was
+        torch.manual_seed(recipe.seed)
+        vae = VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context)
     schedule = training.Schedule(recipe.epochs, final_learning_rate=2e-5, patience=recipe.patience, seed=recipe.seed)
     if finished[0]:
         vae.load_state_dict(weights.read(first)[0])

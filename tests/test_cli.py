@@ -19,6 +19,7 @@ import torch
 
 from ppse import __version__ as version
 from ppse import audio, batch, choices, cli, demo, methods, weights
+from ppse.enhance import RANK, SPACING
 from ppse.mixture import Mixture
 from ppse.models import NMFNoise, VAESpeech
 
@@ -154,6 +155,17 @@ def test_mix_names_the_noise_that_cannot_be_used(ppse, tmp_path: Path, what: flo
     assert code == 1 and "gone: no such file or folder" in out
 
 
+def test_mix_leaves_out_what_cannot_be_used(ppse, tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        audio.write(tmp_path / "speech" / name, wave(), RATE)
+    audio.write(tmp_path / "noise" / "hum.wav", wave(1.0), RATE)
+    (tmp_path / "speech" / "bad.wav").write_text("no audio")
+    code, out = ppse("mix", "--clean", tmp_path / "speech", "--noise", tmp_path / "noise", "-o", tmp_path / "corpus", "--count", "6")
+    assert code == 1 and out.count(f"left out: {tmp_path / 'speech' / 'bad.wav'}: not readable") == 1 and "2 mixtures left out" in out
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    assert f"wrote {tmp_path / 'corpus' / 'manifest.json'}" in out and len(manifest) == 4 == len(list((tmp_path / "corpus" / "clean").iterdir()))
+
+
 def test_sample_is_sound_and_of_its_seed(ppse, prior: Path, tmp_path: Path) -> None:
     for name, seed in (("a.wav", 1), ("b.wav", 1), ("c.flac", 2)):
         code, out = ppse("sample", "-o", tmp_path / name, "--prior", prior, "--seconds", "0.5", "--seed", seed)
@@ -263,10 +275,15 @@ WRONG = {
     "noise": ["enhance", "a.wav", "-o", "o", "--noise", "magic"],
     "chains": ["enhance", "a.wav", "-o", "o", "--method", "peem", "--chains", "2"],
     "device": ["enhance", "a.wav", "-o", "o", "--device", "abacus"],
+    "device without values": ["enhance", "a.wav", "-o", "o", "--device", "meta"],
+    "rank": ["enhance", "a.wav", "-o", "o", "--noise", "stationary", "--rank", "8"],
+    "spacing": ["enhance", "a.wav", "-o", "o", "--noise", "stationary", "--spacing", "16"],
     "seed": ["enhance", "a.wav", "-o", "o", "--seed", "-1"],
     "weights name": ["train", "speech", "-o", "prior.pt"],
     "what to compare": ["evaluate", "o"],
 }
+
+NAMED = {"device without values": "'meta' cannot be used here", "rank": "leave --rank out", "spacing": "leave --spacing out"}
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -275,6 +292,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     audio.write("a.wav", wave(), RATE)
     code, out = run(*WRONG[kind], capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2 and "Traceback" not in out and not Path("o").exists()
+    assert kind not in NAMED or NAMED[kind] in out
 
 
 @pytest.mark.parametrize("command", ["enhance", "train", "mix", "evaluate", "sample", "demo"])
@@ -298,7 +316,8 @@ def test_results_of_every_file_as_json(ppse, prior: Path, tmp_path: Path) -> Non
     made = json.loads((tmp_path / "r.json").read_text())
     assert code == 1 and (made["done"], made["skipped"], made["failed"]) == (1, 0, 1)
     assert [Path(file["file"]).name for file in made["files"]] == ["a [red].wav", "b.wav"]
-    assert made["settings"]["seed"] == 7 and made["settings"]["versions"]["torch"] and made["real_time_factor"] > 0
+    assert made["settings"]["seed"] == 7 and (made["settings"]["rank"], made["settings"]["spacing"]) == (RANK, SPACING)
+    assert made["settings"]["versions"]["torch"] and made["real_time_factor"] > 0
     code, out = ppse("enhance", tmp_path / "gone [red].wav", "-o", tmp_path / "out", "--prior", prior)
     assert code == 1 and "gone [red].wav: no such file" in out
 

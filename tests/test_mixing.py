@@ -142,6 +142,23 @@ def test_silence_has_no_snr(material, tmp_path):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_what_cannot_be_mixed_is_left_out_on_request(material, tmp_path):
+    clean, noise = material
+    (clean / "p3-a.wav").write_text("no audio")
+    (clean / "p4-a.wav").symlink_to(clean / "p0-a.wav")
+    reasons, steps = [], []
+    path = mixing.mix([clean], [noise], tmp_path / "out", [0], report=lambda *step: steps.append(step), left_out=reasons.append)
+    entries = json.loads(path.read_text()).values()
+    assert len(reasons) == 1 and "p3-a.wav: not readable as audio" in reasons[0] and steps == [(i + 1, 5) for i in range(5)]
+    assert len(entries) == 4 == len(list((tmp_path / "out/noisy").iterdir()))
+    assert all((tmp_path / "out" / entry[f"{kind}_wav"]).is_file() for entry in entries for kind in ("noisy", "clean", "noise"))
+    with pytest.raises(AudioError, match=r"p3-a\.wav: not readable"):
+        mixing.mix([clean], [noise], tmp_path / "strict", [0])
+    with pytest.raises(AudioError, match=r"p3-a\.wav: not readable"):
+        mixing.mix([clean / "p3-a.wav"], [noise], tmp_path / "nothing", [0], count=3, left_out=reasons.append)
+    assert not (tmp_path / "nothing").exists() and not (tmp_path / "strict/manifest.json").exists()
+
+
 def test_what_is_not_finite_is_named(material, tmp_path):
     clean, noise = material
     broken = tmp_path / "broken.wav"

@@ -55,6 +55,12 @@ def test_is_the_two_stages_of_training_in_order(speech: str, tmp_path: Path) -> 
     assert VAESpeech.pretrained(str(tmp_path / "a.safetensors")).noisy_encoder is not None
 
 
+def test_the_random_generator_is_left_alone(speech: str, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    train_prior([speech], tmp_path / "a.safetensors", replace(TINY, epochs=1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_what_is_left_out_is_told_and_counted(speech: str, tmp_path: Path) -> None:
     (tmp_path / "speech" / "v0-broken.wav").write_text("no audio")
     reasons: list[str] = []

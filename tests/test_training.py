@@ -144,6 +144,22 @@ def test_the_state_of_another_training_is_refused(files: list[Path], unfinished:
     assert [e.epoch for e in log] == (list(range(5)) if log else [])  # other versions of the packages may go on
 
 
+def test_a_state_without_its_weights_is_refused(files: list[Path], unfinished: Path) -> None:
+    best = unfinished.read_bytes()
+    unfinished.unlink()
+    vae = _vae(4)
+    before = {key: value.clone() for key, value in vae.state_dict().items()}
+
+    def again() -> list[Epoch]:
+        return train(vae, *_speech(files), unfinished, SCHEDULE, batch=128, card={"data": "combs"})
+
+    with pytest.raises(weights.WeightsError, match=r"out\.safetensors: the best weights .* are gone.*put the weights back.*delete .*out\.resume too"):
+        again()
+    assert all(torch.equal(value, before[key]) for key, value in vae.state_dict().items()) and not unfinished.exists()
+    unfinished.write_bytes(best)
+    assert [e.epoch for e in again()] == list(range(5))
+
+
 @pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro warns, we stop
 @pytest.mark.parametrize("where", ["training", "validation", "gradient"])
 def test_a_loss_that_is_not_finite_stops_the_training(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
