@@ -97,6 +97,16 @@ def encoding(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
     )
 
 
+def unclipped(path: str | os.PathLike[str], samples: NDArray[np.floating], subtype: str | None = None) -> str | None:
+    """The sample format for writing samples to a file: as given, but 32-bit floats where they go beyond full scale and its type has floats.
+
+    Raises:
+        AudioError: when the type does not exist.
+    """
+    beyond = np.abs(samples).max(initial=0) > 1 and subtype != "DOUBLE"
+    return "FLOAT" if beyond and soundfile.check_format(_kind(path), "FLOAT") else subtype
+
+
 def check(samples: NDArray[np.floating], where: str) -> None:
     """Refuse samples (channels, N) that no inference can use.
 
@@ -156,8 +166,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Make the folder of a file that is to be written, and try it: better now than after an hour of work.
 
     Raises:
-        AudioError: as :func:`write` does.
+        AudioError: as :func:`write` does, and when a folder is in the place of the file.
     """
+    if Path(path).is_dir():
+        raise AudioError(f"{path}: a folder, expected a file to write; give another name, or move the folder away")
     with _explained(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=Path(path).parent):

@@ -115,13 +115,14 @@ def enhance_files(
     """
     extras = extras or Extras()
     for file, output in tasks.items():
-        if not overwrite and all(path.exists() for path in extras.files(output)) and output.resolve() != file.resolve():
+        if not overwrite and all(path.is_file() for path in extras.files(output)) and output.resolve() != file.resolve():
             yield Outcome(file, output, "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
             continue
         try:
             if any(path.resolve() == file.resolve() for path in extras.files(output)):
                 raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
-            audio.check_writable(output)
+            for path in extras.files(output):
+                audio.check_writable(path)
             subtype = audio.encoding(file, output)
             result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=partial(report, file) if report else None)
             note = _write(result, file, output, subtype, extras)

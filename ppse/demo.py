@@ -21,6 +21,8 @@ def run(
 ) -> tuple[Enhancement, dict[str, dict[str, float]]]:
     """Enhance a recording; write ``noisy.wav``, ``enhanced.wav``, ``noise.wav`` and ``enhanced.png`` into a folder.
 
+    The waveforms have the sample format of the recording, or floats where they go beyond full scale.
+
     Args:
         out: the folder.
         recording: another one than the bundled.
@@ -33,11 +35,13 @@ def run(
     Raises:
         AudioError: when the recording cannot be read, or the folder not be written to.
     """
-    audio.check_writable(out / "enhanced.wav")
+    files = [out / f"{name}.wav" for name in ("noisy", "enhanced", "noise")]
+    for file in files:
+        audio.check_writable(file)
+    subtype = audio.encoding(recording or NOISY, files[0])
     result = enhance(recording or NOISY, model, method, report=report)
-    audio.write(out / "noisy.wav", result.noisy, result.sample_rate)
-    result.save(out / "enhanced.wav")
-    result.save(out / "noise.wav", "noise")
+    for file, wave in zip(files, (result.noisy, result.estimates["speech"], result.estimates["noise"]), strict=True):
+        audio.write(file, wave, result.sample_rate, audio.unclipped(file, wave, subtype))
     result.plot(out / "enhanced.png")
     scores: dict[str, dict[str, float]] = {}
     if recording is None:

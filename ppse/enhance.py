@@ -75,10 +75,13 @@ class Enhancement:
     def save(self, path: str | os.PathLike[str], source: str = "speech") -> None:
         """Write the estimate of a source to an audio file, atomically, at the rate of the input.
 
+        What goes beyond full scale is kept, in 32-bit floats, where the type has them (wav), and clipped in flac.
+
         Raises:
             AudioError: when the file cannot be written.
         """
-        audio.write(path, self.estimates[source], self.sample_rate)
+        samples = self.estimates[source]
+        audio.write(path, samples, self.sample_rate, audio.unclipped(path, samples))
 
     def plot(self, path: str | os.PathLike[str] | None = None, channel: int = 0) -> Figure:
         """Spectrograms on one scale, objective trace and acceptance; written to ``path`` when given."""

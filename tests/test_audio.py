@@ -136,6 +136,8 @@ def test_folders_that_cannot_be_written_are_found_out_early(tmp_path: Path, monk
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(audio.AudioError, match="cannot be written"):
         audio.check_writable(tmp_path / "file" / "a.wav")
+    with pytest.raises(audio.AudioError, match="deep: a folder, expected a file to write"):
+        audio.check_writable(tmp_path / "new" / "deep")
 
     def refuse(**_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -151,3 +153,12 @@ def test_beyond_full_scale_survives_in_float_files(tmp_path: Path) -> None:
     audio.write(tmp_path / "b.wav", 5 * tone(), RATE, "PCM_16")  # clipped, not wrapped around
     assert np.abs(audio.read(tmp_path / "b.wav")[0][0] - np.clip(5 * tone(), -1, 1)).max() < 1e-4
     assert soundfile.info(tmp_path / "b.wav").subtype == "PCM_16"
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "given", "expected"),
+    [("a.wav", 1.0, None, None), ("a.wav", 1.1, None, "FLOAT"), ("a.wav", 1.1, "PCM_16", "FLOAT"), ("a.wav", 1.1, "DOUBLE", "DOUBLE"),
+     ("a.wav", 0.5, "PCM_24", "PCM_24"), ("a.flac", 1.1, "PCM_16", "PCM_16"), ("a.ogg", 1.1, None, None)],
+)
+def test_samples_beyond_full_scale_become_floats_where_they_can(name: str, peak: float, given: str | None, expected: str | None) -> None:
+    assert audio.unclipped(name, np.array([[0.1, -peak]]), given) == expected

@@ -127,6 +127,20 @@ def test_done_is_skipped_unless_something_is_missing(model: Mixture, quick: Meth
     assert run(overwrite=True) == "done" and out.read_bytes() == first  # same seed
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.noise.wav"])
+def test_a_folder_in_the_place_of_an_output_is_not_done(model: Mixture, tmp_path: Path, name: str) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    (tmp_path / "out" / name).mkdir(parents=True)
+
+    def never(problem: methods.Problem) -> None:
+        raise AssertionError("inference began")
+
+    for overwrite in (False, True):
+        tasks = {tmp_path / "a.wav": tmp_path / "out" / "a.wav"}
+        (outcome,) = enhance_files(tasks, model, Method("never", never), overwrite=overwrite, extras=Extras(noise=True))
+        assert outcome.status == "failed" and f"{name}: a folder, expected a file to write" in outcome.note
+
+
 def test_seed_is_per_file_so_the_order_does_not_matter(model: Mixture, quick: Method, tmp_path: Path) -> None:
     for name in ("a", "b"):
         audio.write(tmp_path / f"{name}.wav", wave(0.2 if name == "a" else 0.3), RATE, "FLOAT")

@@ -328,10 +328,13 @@ def test_demo_on_the_bundled_and_on_ones_own_recording(ppse, prior: Path, tmp_pa
     assert code == 0 and "noisy: si_sdr 3." in out.replace("2.9", "3.") and "enhanced: si_sdr" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == sorted([*made, "scores.json"])
     assert json.loads((tmp_path / "demo" / "scores.json").read_text())["noisy"]["si_sdr"] == pytest.approx(3.0, abs=0.1)
-    audio.write(tmp_path / "own.wav", wave(0.3, 8_000), 8_000)
+    audio.write(tmp_path / "own.wav", 100 * wave(0.3, 8_000), 8_000, "FLOAT")
     code, out = ppse("demo", "-o", tmp_path / "own", "--prior", prior, "--input", tmp_path / "own.wav")
     assert code == 0 and "si_sdr" not in out and sorted(path.name for path in (tmp_path / "own").iterdir()) == made
     assert soundfile.info(tmp_path / "own" / "enhanced.wav").samplerate == 8_000
+    noisy, enhanced, noise = (audio.read(tmp_path / "own" / f"{name}.wav")[0] for name in ("noisy", "enhanced", "noise"))
+    assert np.array_equal(noisy, 100 * wave(0.3, 8_000)) and np.allclose(enhanced + noise, noisy, atol=1e-3) and np.abs(noisy).max() > 1
+    assert {soundfile.info(tmp_path / "demo" / name).subtype for name in made if name.endswith(".wav")} == {"PCM_16"}  # as the bundled one
 
 
 def test_the_demo_recording_is_small_and_in_order() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import ppse
@@ -246,6 +247,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform ==
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert float(out.split()[-1]) < 2e9
+
+
+def test_saving_does_not_clip_where_the_type_has_floats(tmp_path: Path) -> None:
+    loud = 20 * noisy(0.1)
+    result = ppse.Enhancement(RATE, loud, {"speech": loud, "noise": loud / 20})
+    for name, source in (("loud.wav", "speech"), ("quiet.wav", "noise"), ("loud.flac", "speech")):
+        result.save(tmp_path / name, source)
+    assert np.abs(loud).max() > 1 and soundfile.info(tmp_path / "quiet.wav").subtype == "PCM_16"
+    assert np.array_equal(audio.read(tmp_path / "loud.wav")[0], loud)
+    assert np.abs(audio.read(tmp_path / "loud.flac")[0] - np.clip(loud, -1, 1)).max() < 1e-4
 
 
 def test_files_and_figure(model: ppse.Mixture, quick: Method, tmp_path: Path) -> None:
