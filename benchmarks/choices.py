@@ -74,7 +74,7 @@ def rows(seed: int) -> dict[str, Enhancer]:
         "up to 5 steps": row(hmc(steps=5)),
         "settles for 0 iterations": row(hmc(settle=0)),
         "noise starts at random": row(replace(one, guide=deaf_guide)),
-        "speech starts at the clean encoder": row(replace(one, guide=clean_guide)),
+        "speech starts at the clean encoder, noise at random": row(replace(one, guide=clean_guide)),
         "rank 2": row(one, NMFNoise(2, spacing=SPACING)),
         "rank 8": row(one, NMFNoise(8, spacing=SPACING)),
         "spacing 1": row(one, NMFNoise(RANK)),

@@ -41,24 +41,26 @@ class EncoderGuide(PyroModule):
 
     def laws(self, x: Tensor, observed: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of every site, without drawing."""
-        modules = self._modules.values()  # not getattr: Pyro would make a parameter site of every weight
-        given = (x,) if observed is None else (_heard(x, observed), observed)
-        return {site: module(*given) for site, module in zip(self.sites, modules, strict=True) if module is not None}
+        return self.listen(x, observed)[0]
 
-    def noise(self, x: Tensor, observed: Tensor | None = None) -> Tensor | None:
-        """Power of all that is not speech, (…, T, F), as the noisy encoder hears it.
+    def listen(self, x: Tensor, observed: Tensor | None = None) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
+        """Mean and standard deviation of every site, and the power (…, T, F) of all that is not speech as the noisy encoder hears it.
 
-        None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
+        The latter is None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
         """
-        noisy = [module for module in self._modules.values() if isinstance(module, NoisyEncoder)]
-        if len(noisy) != 1:
-            return None
-        return noisy[0].noise(x) if observed is None else noisy[0].noise(_heard(x, observed), observed)
-
-
-def _heard(x: Tensor, observed: Tensor) -> Tensor:
-    """Silence where nothing is observed, whatever x has there."""
-    return torch.where(observed, x, torch.zeros_like(x))
+        if observed is not None:
+            x = torch.where(observed, x, torch.zeros_like(x))  # silence where nothing is observed, whatever x has there
+        given = (x,) if observed is None else (x, observed)
+        laws: dict[str, tuple[Tensor, Tensor]] = {}
+        noise = []
+        for site, module in zip(self.sites, self._modules.values(), strict=True):  # not getattr: Pyro would make a parameter site of every weight
+            if isinstance(module, NoisyEncoder):
+                heard = module.hear(*given)
+                laws[site] = module.read(x, heard)
+                noise.append(heard.noise)
+            elif module is not None:
+                laws[site] = module(*given)
+        return laws, noise[0] if len(noise) == 1 else None
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:

@@ -97,11 +97,12 @@ class NoisyEncoder(nn.Module):
         self.listener, self.encoder = listener, encoder
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.read(x, self.listener(x, observed))
+        return self.read(x, self.hear(x, observed))
 
-    def noise(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Power of all that is not speech, (…, T, F)."""
-        return self.listener(x, observed).noise
+    def hear(self, x: Tensor, observed: Tensor | None = None) -> Heard:
+        """What the listener makes of the recording."""
+        heard: Heard = self.listener(x, observed)
+        return heard
 
     def read(self, x: Tensor, heard: Heard) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (…, T, L), given what was heard."""

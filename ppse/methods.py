@@ -187,9 +187,9 @@ def hmc_em(
 
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
-        laws = {} if problem.guide is None else problem.guide.laws(*problem.args)
-        if problem.guide is not None:
-            fit_noise(problem.model, problem.guide, *problem.args)
+        laws, noise = ({}, None) if problem.guide is None else problem.guide.listen(*problem.args)
+        if noise is not None:
+            fit_noise(problem.model, noise.detach(), {site.split(".")[0] for site in laws}, problem.observed)
         start, scale = ({site: law[i].detach() for site, law in laws.items()} for i in (0, 1))
         return mcmc_e_step(
             target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size, settle=settle, adapt=adapt,

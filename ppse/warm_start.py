@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from .guides import EncoderGuide
 from .mixture import VARIANCE_FLOOR, Mixture, Updatable
 
 
-def fit_noise(model: Mixture, guide: EncoderGuide, x: Tensor, observed: Tensor | None = None, steps: int = 25) -> None:
-    """Fit the noise sources that have a closed-form M-step, together, to the noise that the guide hears. Changes the sources.
+def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 25) -> None:
+    """Fit the noise sources that have a closed-form M-step, together, to a power of the noise. Changes the sources.
 
     Noise without a closed form keeps the start that it has: what it will explain is not known yet.
 
     Args:
-        model: started on x. Its sources without a site in the guide are noise.
-        guide: does nothing unless it hears noise (:meth:`EncoderGuide.noise`).
-        x, observed: as in :meth:`Mixture.forward`.
+        model: started on a recording.
+        power: of all noise in it, (…, T, F); see :meth:`ppse.guides.EncoderGuide.listen`.
+        speech: names of the sources that are not noise.
+        observed: as in :meth:`Mixture.forward`.
         steps: M-steps.
     """
+    noises = {name: source for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)}
+    if not noises:
+        return
     with torch.no_grad():
-        power = guide.noise(x, observed)
-        speech = {site.split(".")[0] for site in guide.sites}
-        noises = {name: source for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)}
-        if power is None or not noises:
-            return
         with poutine.block():
-            laws = model(x, observed)
+            laws = model(power.sqrt().to(power.dtype.to_complex()), observed)
         own = {name: laws[name].var for name in noises}
         for _ in range(steps):
             for name, source in noises.items():
