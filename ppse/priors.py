@@ -1,0 +1,70 @@
+"""Be Bayesian about any parameter: priors by site name, over the very graph that EM fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from .distributions import ComplexNormal
+from .mixture import Mixture
+
+Graph = Callable[..., dict[str, ComplexNormal]]
+"""What a mixture is to inference: called with (x, observed), it declares the sites and returns the laws of the sources."""
+
+
+def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, observed: Tensor | None = None) -> Graph:
+    """The graph in which some parameters are latent variables, each entry independent a priori.
+
+    The model itself stays as it is, and so do its other parameters: those that EM has found, or the start. Hand the result to
+    :func:`ppse.infer.log_density`, to a guide, or to any inference of Pyro.
+
+    Args:
+        model: started on x, since the parameters of a recording have its size.
+        priors: site name → law of one entry of the parameter, e.g. ``{"noise.W": Gamma(0.1, 0.1), "noise.H": Gamma(1.0, 1.0)}``;
+            a law with a batch shape that broadcasts against the parameter of one recording (and frame) is for its entries.
+        x, observed: as in :meth:`Mixture.forward`.
+
+    Raises:
+        ValueError: when the model has no such parameter, the law does not fit its shape, or may be where the parameter may not.
+
+    >>> import pyro.distributions as dist
+    >>> from ppse.models import NMFNoise
+    >>> model, x = Mixture(noise=NMFNoise(rank=2)), torch.randn(5, 9, dtype=torch.complex64)
+    >>> model.start(x)
+    >>> bayesian = with_priors(model, {"noise.W": dist.Gamma(0.1, 0.1), "noise.H": dist.Gamma(1.0, 1.0)}, x)
+    >>> trace = poutine.trace(bayesian).get_trace(x)
+    >>> {name: tuple(trace.nodes[name]["value"].shape) for name in ("noise.W", "noise.H")}
+    {'noise.W': (9, 2), 'noise.H': (5, 2)}
+    """
+    with torch.no_grad(), torch.random.fork_rng():
+        trace: Any = poutine.trace(model).get_trace(x, observed)
+    parameters = {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
+    for name in priors:
+        if name not in parameters:
+            raise ValueError(f"with_priors: the model has no parameter '{name}'; it has {', '.join(sorted(parameters)) or 'none'}")
+    lifted: Graph = poutine.lift(model, prior={name: _expanded(name, law, parameters[name]) for name, law in priors.items()})
+    return lifted
+
+
+def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribution:
+    """The law of a whole parameter: of the dims that no plate holds."""
+    value: Tensor = site["value"]
+    in_plates = max((-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None), default=0)
+    event = value.shape[in_plates:]
+    try:
+        whole = law.to_event(0).expand(event).to_event(len(event))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"with_priors: the law of '{name}' has shape {tuple(law.batch_shape)}; expected one that broadcasts to {tuple(event)}"
+        ) from error
+    constraint = site["kwargs"].get("constraint", torch.distributions.constraints.real)
+    with torch.random.fork_rng():
+        allowed = constraint.check(law.sample(torch.Size((1000,))))
+    if not bool(torch.as_tensor(allowed).all()):
+        raise ValueError(f"with_priors: the law of '{name}' may take values that the parameter may not; expected {constraint}")
+    return whole
