@@ -47,8 +47,10 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
     for name in priors:
         if name not in parameters:
             raise ValueError(f"with_priors: the model has no parameter '{name}'; it has {', '.join(sorted(parameters)) or 'none'}")
-    lifted: Graph = poutine.lift(model, prior={name: _expanded(name, law, parameters[name]) for name, law in priors.items()})
-    return lifted
+    laws = {name: _expanded(name, law, parameters[name]) for name, law in priors.items()}
+    # When lift makes a sample site of a parameter, the plates inside of it have had their turn: without broadcast one draw would serve all frames.
+    bayesian: Graph = poutine.broadcast(poutine.lift(model, prior=laws))
+    return bayesian
 
 
 def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribution:
