@@ -5,10 +5,13 @@ import pyro
 # Modules own their parameters; without this two NMF instances would share one "W" through Pyro's global store.
 pyro.settings.set(module_local_params=True)
 
+from .diagnostics import Verdict, to_arviz, verdict  # noqa: E402
 from .distributions import ComplexNormal  # noqa: E402
 from .enhance import Enhancement, enhance  # noqa: E402
 from .mixture import Mixture, Source, posterior  # noqa: E402
 from .stft import STFT  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "enhance", "posterior", "__version__"]
+__all__ = [
+    "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict", "enhance", "posterior", "to_arviz", "verdict", "__version__",
+]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .density import LogDensity, Position
+from .density import CHAINS_DIM, LogDensity, Position
 from .kernels import Info, Kernel, State
 
 
@@ -19,11 +19,15 @@ class Draws(NamedTuple):
         values: site → constrained draws (draw, …, chain, …): a leading draw dim before the shape of the site.
         stats: the Info of every kept step, each field (draw, …, chain, frame).
         state: where the chains stand, to go on from.
+        plates: site → the plate of each of its batch dims, between the leading draw dim and the event dims; "" where it is in none.
+        blocks: the plate of each dim of the stats after the draw dim; "" where a plate is summed.
     """
 
     values: dict[str, Tensor]
     stats: Info
     state: State
+    plates: dict[str, tuple[str, ...]]
+    blocks: tuple[str, ...]
 
 
 def sample(
@@ -54,4 +58,14 @@ def sample(
         if callback:
             callback(step, state, info)
     values = {name: torch.stack([position[name] for position in kept]) for name in target.sites}
-    return Draws(values, Info(*(torch.stack(field) for field in zip(*stats, strict=True))), state)
+    depths = {name: state.position[name].dim() - target.event_dim(name) for name in target.sites}
+    plates = {name: _by_dim(target.plates[name], depth) for name, depth in depths.items()}
+    known = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
+    blocks = _by_dim({"chains": CHAINS_DIM} | {name: known[name] for name in target.block}, len(target.shape))
+    return Draws(values, Info(*(torch.stack(field) for field in zip(*stats, strict=True))), state, plates, blocks)
+
+
+def _by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:
+    """The names of the plates in the order of their dims, from -depth to -1."""
+    names = {dim: name for name, dim in plates.items()}
+    return tuple(names.get(dim, "") for dim in range(-depth, 0))

@@ -1,0 +1,152 @@
+"""MCMC draws as ArviZ data with named dims. ArviZ is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import pyro.poutine as poutine
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .infer import Draws
+from .infer.blocks import is_random
+from .infer.density import CHAINS_DIM, is_latent
+from .stft import STFT
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+
+_DIMS = {"chains": "chain", "frames": "frame", "utterances": "utterance"}
+_Variable = tuple[tuple[str, ...], NDArray[Any]]
+
+
+def to_arviz(
+    draws: Draws, model: Callable[..., Any] | None = None, x: Tensor | None = None, observed: Tensor | None = None, *,
+    stft: STFT | None = None, step_size: float | Tensor | None = None, dims: Mapping[str, Sequence[str]] | None = None,
+) -> InferenceData:
+    """MCMC draws as ArviZ InferenceData: for ``az.summary``, ``az.plot_trace``, ``az.loo``, ``.to_netcdf`` and :func:`ppse.diagnostics.verdict`.
+
+    Groups: ``posterior``, dims (chain, draw, utterance, frame, …) as the plates of each site have them, and event dims, "latent"
+    for the vector of a frame; ``sample_stats``, per block that was accepted on its own (acceptance_rate, accepted, lp, diverging,
+    step_size); ``constant_data``; and with a model ``log_likelihood`` per frame and ``observed_data``, where a complex x has a
+    last dim "part" (real, imag), as NetCDF knows no complex numbers. Nothing is random; one trace of the model per draw.
+
+    ``az.loo`` of it leaves out frames given the draws. It is sound for parameters that frames share (noise spectra, NMF
+    dictionaries). A latent of a single frame is informed by little else than this frame: the Pareto k-hats of LOO say so.
+
+    Args:
+        draws: from :func:`ppse.infer.sample`.
+        model: what was sampled, lifted if it was lifted; run as ``model(x)``, or ``model(x, observed)``, given every draw.
+        x: mixture of unit level, (T, F) or (B, 1, T, F).
+        observed: which bins count (see :meth:`ppse.Mixture.forward`).
+        stft: of x; gives frames a ``time`` in seconds (of their centre) and frequencies in Hz.
+        step_size: of the kernel, a number or a tensor that broadcasts against the blocks.
+        dims: site → names of its event dims, e.g. ``{"noise.W": ("freq", "pattern")}``.
+
+    Raises:
+        ValueError: when only one of model and x is given, or dims do not fit a site, or the model has other latent sites than the draws.
+    """
+    import arviz as az
+    import xarray as xr
+
+    if (model is None) != (x is None) or (observed is not None and x is None):
+        raise ValueError("to_arviz: the log-likelihood needs both model and x (the STFT that was sampled on); give both or neither")
+    event = _event_dims(draws, dims or {})
+    posterior = {
+        name: _named(value, ("draw", *draws.plates[name]), event[name], name) for name, value in draws.values.items()
+    }
+    info = draws.stats
+    stats = {"acceptance_rate": info.acceptance, "accepted": info.accepted, "lp": info.log_density, "diverging": info.divergent}
+    if step_size is not None:
+        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(info.acceptance.shape)
+    groups: dict[str, dict[str, _Variable]] = {
+        "posterior": posterior,
+        "sample_stats": {name: _named(value, ("draw", *draws.blocks), (), name) for name, value in stats.items()},
+    }
+    if model is not None and x is not None:
+        args = (x,) if observed is None else (x, observed)
+        groups |= _likelihood(draws, model, args, dims or {})
+    sizes = {d: n for group in groups.values() for names, v in group.values() for d, n in zip(names, v.shape, strict=True)}
+    groups["constant_data"] = _constants(sizes, stft, None if observed is None or x is None else observed.expand(x.shape))
+    coords: dict[str, Any] = {d: np.arange(n) for d, n in sizes.items()} | {"part": ["real", "imag"]}
+    if stft is not None and sizes.get("freq") == stft.n_freqs:
+        coords["freq"] = np.arange(stft.n_freqs) * stft.sample_rate / stft.n_fft
+    made: dict[str, Any] = {}
+    for name, group in groups.items():
+        if group:
+            used = {d for names, _ in group.values() for d in names}
+            data = xr.Dataset(group, {d: c for d, c in coords.items() if d in used}, {"inference_library": "ppse"})
+            made[name] = data.transpose("chain", "draw", ..., missing_dims="ignore")
+    return az.InferenceData(**made)
+
+
+def _event_dims(draws: Draws, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Names of the event dims of every site. The vector of a frame is "latent"; where two sites differ in its size both add their name."""
+    shapes = {name: value.shape[1 + len(draws.plates[name]) :] for name, value in draws.values.items()}
+    vectors = {name: shape[0] for name, shape in shapes.items() if len(shape) == 1 and "frames" in draws.plates[name] and name not in given}
+    latent = {name: "latent" if len(set(vectors.values())) == 1 else f"{name}_latent" for name in vectors}
+    result = {}
+    for name, shape in shapes.items():
+        result[name] = tuple(given.get(name, (latent[name],) if name in latent else tuple(f"{name}_event_{i}" for i in range(len(shape)))))
+        if len(result[name]) != len(shape):
+            raise ValueError(f"to_arviz: dims of '{name}' are {result[name]}; its draws have {len(shape)} event dims, of shape {tuple(shape)}")
+    return result
+
+
+def _named(value: Tensor, plates: Sequence[str], event: Sequence[str], name: str) -> _Variable:
+    """A tensor as an array with the names of its dims; dims of size 1 in no plate are dropped."""
+    array: NDArray[Any] = value.detach().cpu().resolve_conj().numpy()
+    kept = [i for i, n in enumerate(array.shape) if i >= len(plates) or plates[i] or n > 1]
+    labels = [_DIMS.get(p, p) or f"{name}_batch_{i}" for i, p in enumerate(plates)] + list(event)
+    return tuple(labels[i] for i in kept), array.reshape([array.shape[i] for i in kept])
+
+
+def _likelihood(
+    draws: Draws, model: Callable[..., Any], args: tuple[Tensor, ...], given: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, _Variable]]:
+    """The groups log_likelihood and observed_data, of every observed site of the model given each draw."""
+    first = next(iter(draws.values))
+    chains, n_draws = draws.values[first].shape[1 + draws.plates[first].index("chains")], len(draws.values[first])
+    kept: dict[str, list[Tensor]] = {}
+    for i in range(n_draws):
+        conditioned = poutine.condition(model, data={name: value[i] for name, value in draws.values.items()})
+        with torch.no_grad(), pyro.validation_enabled(False), pyro.plate("chains", chains, dim=CHAINS_DIM):
+            trace: Any = poutine.trace(conditioned).get_trace(*args)
+            seen = [name for name, site in trace.nodes.items() if is_random(site) and site["is_observed"] and name not in draws.values]
+            trace.compute_log_prob(site_filter=lambda name, _, seen=seen: name in seen)
+        other = {name for name, site in trace.nodes.items() if is_latent(site)} | (set(draws.values) - set(trace.nodes))
+        if other:
+            raise ValueError(
+                f"to_arviz: the sites {sorted(other)} are not in both the model and the draws; give the model that was sampled, lifted alike"
+            )
+        for name in seen:
+            kept.setdefault(name, []).append(trace.nodes[name]["log_prob"])
+    log_likelihood, observed = {}, {}
+    for name, values in kept.items():
+        site = trace.nodes[name]
+        names = {frame.dim: frame.name for frame in site["cond_indep_stack"]}
+        log_likelihood[name] = _named(torch.stack(values), ("draw", *(names.get(d, "") for d in range(-values[0].dim(), 0))), (), name)
+        value, n_event = site["value"], site["fn"].event_dim
+        event = given.get(name, ("freq",) if n_event == 1 else tuple(f"{name}_event_{i}" for i in range(n_event)))
+        plates = tuple("" if d == CHAINS_DIM else names.get(d, "") for d in range(n_event - value.dim(), 0))
+        parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        observed[name] = _named(parts, plates, (*event, "part") if value.is_complex() else event, name)
+    return {"log_likelihood": log_likelihood, "observed_data": observed}
+
+
+def _constants(sizes: Mapping[str, int], stft: STFT | None, observed: Tensor | None) -> dict[str, _Variable]:
+    """Settings of the STFT, the time of every frame, and which bins count."""
+    constants: dict[str, _Variable] = {}
+    if stft is not None:
+        constants = {name: ((), np.array(value)) for name, value in vars(stft).items()}
+        if "frame" in sizes:
+            # The first frame starts n_fft - hop samples before the recording: see STFT.analysis.
+            centre = np.arange(sizes["frame"]) * stft.hop + stft.hop - stft.n_fft / 2
+            constants["time"] = ("frame",), centre / stft.sample_rate
+    if observed is not None:
+        constants["observed"] = _named(observed, ("utterances", "", "frames")[1 - observed.dim() :], ("freq",), "observed")
+    return constants

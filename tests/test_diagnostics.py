@@ -1,0 +1,250 @@
+"""Draws as ArviZ data, what is said of them, and the noise model that LOO picks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ppse import STFT, ComplexNormal, Mixture, to_arviz, verdict
+from ppse.infer import Draws, adapt_step_size, log_density, mala, sample
+from ppse.mixture import Frames
+from ppse.models import StationaryNoise, VAESpeech
+
+T, F, L, C, N = 7, 9, 3, 4, 11
+SMALL = STFT(16, 4, 100)
+
+
+def white(frames: Frames) -> ComplexNormal:
+    """White noise of unknown level."""
+    level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+    return ComplexNormal(0j, level.unsqueeze(-1).expand(*level.shape[:-1], frames.size, F))  # (C, 1) under chains
+
+
+def flicker(frames: Frames) -> ComplexNormal:
+    """A level per frame."""
+    with frames:
+        level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+    return ComplexNormal(0j, level.unsqueeze(-1).expand(*level.shape, F))
+
+
+def lifted(x: Tensor) -> Callable[..., Any]:
+    """Stationary noise with a prior on its spectrum, at the same place and width as that of the level of white noise."""
+    model = Mixture(noise=StationaryNoise())
+    model.start(x)
+    return poutine.lift(model, prior={"noise.spectrum": dist.LogNormal(torch.zeros(F), 1.0).to_event(1)})
+
+
+def run(model: Callable[..., Any], *args: Tensor, n: int = N, warmup: int = 5, chains: int = C, step_size: float = 0.05) -> Draws:
+    target = log_density(model, *args, chains=chains)
+    return sample(target, mala(target, step_size), target.init(jitter=0.1), n, warmup=warmup)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(T, F, dtype=torch.complex64)
+
+
+def speech_and_flicker() -> Mixture:
+    return Mixture(speech=VAESpeech(F, L, (5,), 4).requires_grad_(False), noise=flicker)
+
+
+def test_dims_are_those_of_the_plates_and_values_stay_in_place(x: Tensor) -> None:
+    model = speech_and_flicker()
+    draws = run(model, x)
+    step_size = torch.rand(1, T)
+    idata = to_arviz(draws, model, x, stft=SMALL, step_size=step_size)
+    z, level = idata.posterior["speech.z"], idata.posterior["noise.level"]
+    assert z.dims == ("chain", "draw", "frame", "latent") and z.shape == (C, N, T, L)
+    assert level.dims == ("chain", "draw", "frame")
+    np.testing.assert_array_equal(z.values, draws.values["speech.z"].transpose(0, 1))
+    np.testing.assert_array_equal(level.values, draws.values["noise.level"].transpose(0, 1))
+    stats = idata.sample_stats
+    assert all(stats[name].dims == ("chain", "draw", "frame") for name in ("acceptance_rate", "accepted", "lp", "diverging", "step_size"))
+    np.testing.assert_array_equal(stats["lp"].values, draws.stats.log_density.transpose(0, 1))
+    np.testing.assert_array_equal(stats["step_size"].values, step_size.expand(N, C, T).transpose(0, 1))
+    np.testing.assert_array_equal(idata.observed_data["x"].sel(part="imag").values, x.imag)
+    np.testing.assert_allclose(idata.observed_data["freq"].values, torch.fft.rfftfreq(16, 1e-2))
+
+
+def test_log_likelihood_is_that_of_each_frame_given_each_draw(x: Tensor) -> None:
+    model, observed = speech_and_flicker(), torch.rand(T, F) > 0.3
+    draws = run(model, x, observed)
+    idata = to_arviz(draws, model, x, observed)
+    found = idata.log_likelihood["x"]
+    assert found.dims == ("chain", "draw", "frame")
+    for chain, draw in ((0, 0), (3, 10), (2, 5)):
+        values = {name: value[draw, chain] for name, value in draws.values.items()}
+        laws = poutine.condition(model, data=values)(x)
+        law = laws["speech"] + laws["noise"]
+        expected = (law.log_prob(x) * observed).sum(-1)
+        torch.testing.assert_close(torch.tensor(found.sel(chain=chain, draw=draw).values), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(idata.constant_data["observed"].values, observed)
+
+
+def test_frames_have_the_time_of_their_centre() -> None:
+    wave = torch.zeros(64)
+    wave[20] = 1.0
+    x = SMALL.analysis(wave)
+    time = to_arviz(run(Mixture(noise=flicker), x), Mixture(noise=flicker), x, stft=SMALL).constant_data["time"].values
+    power = x.abs().square().sum(-1)
+    assert np.average(time, weights=power) == pytest.approx(20.5 / 100, abs=1 / 100)
+
+
+def test_what_frames_share_has_no_frame_dim_and_one_block(x: Tensor) -> None:
+    model = lifted(x)
+    draws = run(model, x, step_size=1e-3)
+    idata = to_arviz(draws, model, x, dims={"noise.spectrum": ("freq",)})
+    assert idata.posterior["noise.spectrum"].dims == ("chain", "draw", "freq")
+    assert idata.sample_stats["lp"].dims == ("chain", "draw")
+    # One block holds all: its density is that of the prior, the likelihood of all frames, and the change of variables.
+    spectrum = draws.values["noise.spectrum"].squeeze(2)
+    prior = (dist.LogNormal(0.0, 1.0).log_prob(spectrum) + spectrum.log()).sum(-1).transpose(0, 1)
+    total = idata.log_likelihood["x"].sum("frame").values + prior.numpy()
+    np.testing.assert_allclose(idata.sample_stats["lp"].values, total, rtol=1e-3)
+
+
+def test_a_batch_has_utterances() -> None:
+    x = torch.randn(2, 1, T, F, dtype=torch.complex64)
+    model, observed = speech_and_flicker(), torch.ones(2, 1, T, 1, dtype=torch.bool)
+    draws = run(model, x, observed)
+    idata = to_arviz(draws, model, x, observed)
+    assert idata.posterior["speech.z"].dims == ("chain", "draw", "utterance", "frame", "latent")
+    assert idata.log_likelihood["x"].dims == ("chain", "draw", "utterance", "frame")
+    assert idata.observed_data["x"].dims == ("utterance", "frame", "freq", "part")
+    assert idata.constant_data["observed"].shape == (2, T, F)
+    np.testing.assert_array_equal(idata.posterior["speech.z"].values[1, 3], draws.values["speech.z"][3, :, 1])
+
+
+def test_latents_of_different_sizes_keep_apart(x: Tensor) -> None:
+    model = Mixture(a=VAESpeech(F, 2, (5,), 4).requires_grad_(False), b=VAESpeech(F, 3, (5,), 4).requires_grad_(False))
+    posterior = to_arviz(run(model, x)).posterior
+    assert posterior["a.z"].dims[-1] == "a.z_latent" and posterior["b.z"].dims[-1] == "b.z_latent"
+
+
+def test_netcdf_gives_back_all_groups(x: Tensor, tmp_path: Path) -> None:
+    model, observed = speech_and_flicker(), torch.rand(T, F) > 0.3
+    idata = to_arviz(run(model, x, observed), model, x, observed, stft=SMALL, step_size=0.05)
+    path = str(tmp_path / "run.nc")
+    idata.to_netcdf(path)
+    back = az.from_netcdf(path)
+    assert back.groups() == idata.groups()
+    assert set(back.groups()) == {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+    for group in idata.groups():
+        xr.testing.assert_identical(back[group].load(), idata[group])
+    assert int(back.constant_data["sample_rate"]) == 100 and int(back.constant_data["hop"]) == 4
+    assert verdict(back) == verdict(idata)
+    back.close()
+
+
+def test_what_does_not_fit_together_is_refused(x: Tensor) -> None:
+    model = speech_and_flicker()
+    draws = run(model, x)
+    with pytest.raises(ValueError, match="needs both model and x"):
+        to_arviz(draws, model)
+    with pytest.raises(ValueError, match="'speech.z'.*not in both"):
+        to_arviz(draws, Mixture(noise=flicker), x)
+    with pytest.raises(ValueError, match="'noise.level'.*not in both"):
+        to_arviz(run(Mixture(speech=model.speech), x), model, x)
+    with pytest.raises(ValueError, match="dims of 'speech.z' are .* 1 event dims"):
+        to_arviz(draws, dims={"speech.z": ("a", "b")})
+
+
+def _independent(n: int = 1000, frames: int = 40) -> Draws:
+    """Draws of N(0, 1) per frame, as a perfect kernel would give them; one level for all."""
+    x = torch.zeros(frames, F, dtype=torch.complex64)
+    draws = run(Mixture(noise=flicker), x, n=2)
+    ones = torch.ones(n, C, frames)
+    stats = draws.stats._replace(acceptance=0.6 * ones, accepted=ones > 0, log_density=-ones, divergent=ones < 0)
+    return draws._replace(values={"noise.level": torch.randn(n, C, frames).exp()}, stats=stats)
+
+
+def test_independent_draws_pass() -> None:
+    found = verdict(to_arviz(_independent()))
+    assert found.passed and found.lines[0].startswith("Passed")
+    assert "No divergences" in str(found) and "Acceptance 0.60" in str(found) and "4 chains of 1000 draws" in str(found)
+    assert len(found.failing_frames) <= 2
+
+
+def test_frames_that_fail_are_counted_and_placed_in_time() -> None:
+    draws = _independent()
+    draws.values["noise.level"][:, 0, [5, 6, 7, 20]] += 3.0  # the first chain is elsewhere
+    idata = to_arviz(draws, stft=SMALL)
+    found = verdict(idata)
+    assert set(found.failing_frames) >= {5, 6, 7, 20} and len(found.failing_frames) <= 6 and not found.passed
+    time = idata.constant_data["time"].values
+    assert f"{time[5]:.2f} to {time[7]:.2f}" in str(found) and f"{time[20]:.2f} s" in str(found)
+    assert f"{len(found.failing_frames)} of 40 frames fail" in str(found) and "frames have not converged" in found.lines[0]
+    assert "at frame 5 to 7, 20" in str(verdict(to_arviz(draws)))  # without an STFT there is no time
+
+
+def test_short_correlated_chains_fail_by_their_sample_size() -> None:
+    draws = _independent(200)
+    slow = draws.values["noise.level"].log().cumsum(0)
+    found = verdict(to_arviz(draws._replace(values={"noise.level": slow})))
+    assert not found.passed and len(found.failing_frames) == 40
+
+
+def test_chains_that_stand_still_fail() -> None:
+    draws = _independent(100)
+    draws.values["noise.level"][:] = 1.0
+    found = verdict(to_arviz(draws))
+    assert not found.passed and "40 of 40 coordinates never move" in str(found) and "nan" not in str(found)
+
+
+def test_divergences_and_rejections_are_told() -> None:
+    draws = _independent()
+    draws.stats.divergent[:3, 1, 12] = True
+    found = verdict(to_arviz(draws))
+    assert not found.passed and "3 divergent steps" in str(found) and "at frame 12:" in str(found)
+    draws = _independent()
+    draws.stats.acceptance[..., 30:] = 0.01
+    assert "10 frames accept less than 0.1, at frame 30 to 39" in str(verdict(to_arviz(draws)))
+    draws.stats.acceptance[:] = 0.01
+    assert "nearly all moves are rejected" in verdict(to_arviz(draws)).lines[0]
+    draws.stats.acceptance[:] = 1.0
+    assert "next to nothing was rejected" in str(verdict(to_arviz(draws)))
+
+
+def test_one_chain_is_too_few() -> None:
+    draws = run(Mixture(noise=flicker), torch.randn(T, F, dtype=torch.complex64), chains=1)
+    found = verdict(to_arviz(draws))
+    assert not found.passed and "two chains or more" in str(found)
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ's use of pandas
+@pytest.mark.parametrize("truth", ["white", "coloured"])
+def test_compare_picks_the_noise_model_that_made_the_data(truth: str) -> None:
+    n_frames = 40
+    spectrum = torch.ones(F) if truth == "white" else torch.arange(1.0, F + 1) ** -0.7
+    x = torch.randn(n_frames, F, dtype=torch.complex64) * spectrum.sqrt()
+    runs = {}
+    for name, model in {"white": Mixture(noise=white), "coloured": lifted(x)}.items():
+        target = log_density(model, x, chains=C)
+        # Not from the prior: far below the data the density is so steep that a chain may never come back.
+        start = target.init({site: torch.ones(1) for site in target.sites}, jitter=0.3)
+        step_size, state = adapt_step_size(lambda e, target=target: mala(target, e), start, 300, 0.01, 0.574)
+        runs[name] = to_arviz(sample(target, mala(target, step_size), state, 500, thin=2), model, x, step_size=step_size)
+        judged = verdict(runs[name])
+        assert judged.passed, str(judged)
+    assert az.loo(runs["coloured"], pointwise=True).pareto_k.max() < 0.7
+    table = az.compare(runs, ic="loo")
+    assert table.index[0] == truth
+    assert table["elpd_diff"].iloc[1] > 2.0
+
+
+def test_importing_the_package_leaves_arviz_for_later() -> None:
+    code = "import ppse, sys; assert not {'arviz', 'xarray', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
