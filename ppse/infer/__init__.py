@@ -4,12 +4,14 @@ from .adapt import TARGET_ACCEPTANCE, StepSizeAdapter, adapt_step_size
 from .blocks import BlockError
 from .density import LogDensity, Position, log_density
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, mcmc_e_step, point_e_step
+from .gibbs import Group, gibbs
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
 from .run import Draws, sample
+from .slice import elliptical_slice
 from .svi import fit
 
 __all__ = [
-    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Info", "Kernel", "LogDensity", "Position", "State",
-    "StepSizeAdapter", "adapt_step_size", "em", "fit", "gradient_m_step", "guide_e_step", "hmc", "langevin", "log_density",
-    "mala", "mcmc_e_step", "metropolis", "point_e_step", "sample",
+    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity", "Position",
+    "State", "StepSizeAdapter", "adapt_step_size", "elliptical_slice", "em", "fit", "gibbs", "gradient_m_step", "guide_e_step",
+    "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis", "point_e_step", "sample",
 ]
