@@ -9,9 +9,10 @@ from .diagnostics import Verdict, to_arviz, verdict  # noqa: E402
 from .distributions import ComplexNormal  # noqa: E402
 from .enhance import Enhancement, enhance  # noqa: E402
 from .mixture import Mixture, Source, posterior  # noqa: E402
+from .priors import with_priors  # noqa: E402
 from .stft import STFT  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
-    "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict", "enhance", "posterior", "to_arviz", "verdict", "__version__",
+    "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict", "enhance", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
 ]
