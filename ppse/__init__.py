@@ -14,5 +14,6 @@ from .stft import STFT  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
-    "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict", "enhance", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
+    "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict",
+    "enhance", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
 ]
