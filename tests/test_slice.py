@@ -166,3 +166,41 @@ def test_refuses_priors_that_are_not_normal_and_widths_that_are_no_angle() -> No
     for width in (0.0, 7.0, math.nan):
         with pytest.raises(ValueError, match="width="):
             elliptical_slice(log_density(linear_gaussian), width)
+
+
+def test_normal_latents_beyond_a_wall() -> None:
+    """z ~ N(0, 1) given z > 1.2 or z < -2.4: long searches across two modes, where shrinking a bracket too much would show."""
+    wall = 1.2
+
+    def model() -> None:
+        with pyro.plate("frames", 8, dim=-1):
+            z = pyro.sample("z", dist.Normal(LOC.new_zeros(()), 1.0))
+            pyro.factor("wall", torch.where((z > wall) | (z < -2 * wall), 0.0, -torch.inf))
+
+    normal = dist.Normal(LOC.new_zeros(()), 1.0)
+    right, left = 1 - normal.cdf(LOC.new_tensor(wall)), normal.cdf(LOC.new_tensor(-2 * wall))
+    mean = (normal.log_prob(LOC.new_tensor(wall)).exp() - normal.log_prob(LOC.new_tensor(2 * wall)).exp()) / (right + left)
+    above = wall * normal.log_prob(LOC.new_tensor(wall)).exp() + 2 * wall * normal.log_prob(LOC.new_tensor(2 * wall)).exp()
+    second = 1 + above / (right + left)
+    target = log_density(model, chains=64, block=("frames",))
+    draws = sample(target, elliptical_slice(target), target.init({"z": LOC.new_tensor(2.0)}), 600, warmup=50).values["z"]
+    assert_moments(draws.flatten(1), mean.expand(()), second)
+
+
+def test_without_data_the_first_angle_is_taken_at_any_temperature() -> None:
+    """v follows the tempered prior, so nothing is left to be rejected."""
+    calls = 0
+
+    def model() -> None:
+        nonlocal calls
+        calls += 1
+        with pyro.plate("frames", T, dim=-1):
+            pyro.sample("z", dist.Normal(LOC, SCALE).to_event(1))
+
+    target = log_density(model, chains=2, temperature=3.0)
+    kernel = elliptical_slice(target)
+    state = kernel.init(target.init())
+    before = calls
+    for _ in range(20):
+        state, _ = kernel.step(state)
+    assert calls == before + 20
