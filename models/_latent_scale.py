@@ -6,14 +6,14 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Source, Startable, Updatable
+from ..mixture import Followable, Source, Startable, Updatable
 
 
 class LatentScale(PyroModule):
-    """Base of the wrappers n_tf ~ CN(m_tf, u v_tf), where the source that is wrapped gives m, v and the wrapper draws u > 0.
+    """Base of the wrappers n_tf ~ CN(m_tf, u v_tf): the source that is wrapped gives m and v, and the forward of the wrapper draws u > 0.
 
     Args:
         source: a source without latents of its own; it keeps its parameters, start, follow and M-step.
@@ -22,10 +22,6 @@ class LatentScale(PyroModule):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
-
-    def scale(self, frames: Frames, law: ComplexNormal) -> Tensor:
-        """Draw u for the law of the wrapped source; (…, T, 1) or (…, T, F)."""
-        raise NotImplementedError(f"{type(self).__name__}: define scale(frames, law), which draws the scale")
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Starts the wrapped source."""
@@ -36,11 +32,6 @@ class LatentScale(PyroModule):
         """The wrapped source goes on with the next stretch of the recording."""
         if isinstance(self.source, Followable):
             self.source.follow(x, observed)
-
-    def forward(self, frames: Frames) -> ComplexNormal:
-        """Law of the scaled source given the scales, (…, T, F). The mean is not scaled."""
-        law: ComplexNormal = self.source(frames)
-        return ComplexNormal(law.loc, self.scale(frames, law) * law.var)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """The M-step of the wrapped source under draws of the scale; returns the new variance. See :meth:`NMFNoise.update`.
@@ -55,7 +46,7 @@ class LatentScale(PyroModule):
         with poutine.block(), torch.no_grad():
             traced = poutine.trace(self.source)
             var = traced(pyro.plate("frames", own.shape[-2], dim=-1)).var
-        drawn = [name for name, site in traced.trace.nodes.items() if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"]
+        drawn = [name for name, site in traced.trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)]
         if drawn:
             raise ValueError(
                 f"{type(self).__name__}: the wrapped {type(self.source).__name__} has latents of its own, {drawn}, so its M-step cannot be "

@@ -87,10 +87,13 @@ class ARNoise(LatentScale):
             raise ValueError(f"ARNoise: spread={spread}; expected a standard deviation above 0, in nats")
         self.correlation, self.spread = _checked(correlation, "ARNoise"), spread
 
-    def scale(self, frames: Frames, law: ComplexNormal) -> Tensor:
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the noise given the levels, (…, T, F). The mean is not scaled."""
+        law: ComplexNormal = self.source(frames)
         chain = Autoregressive(self.correlation, law.var.new_full((frames.size, 1), self.spread))
-        level: Tensor = pyro.sample("level", chain.to_event(2))
-        return (level.squeeze(-3) if level.dim() > 2 else level).exp()  # without the slot of the frames plate
+        level = pyro.sample("level", chain.to_event(2))
+        scale = (level.squeeze(-3) if level.dim() > 2 else level).exp()  # without the slot of the frames plate
+        return ComplexNormal(law.loc, scale * law.var)
 
 
 class AutoregressiveVAESpeech(VAESpeech):

@@ -6,7 +6,6 @@ import math
 
 import pyro
 import pyro.distributions as dist
-from torch import Tensor
 
 from ..distributions import ComplexNormal
 from ..mixture import Frames, Source
@@ -41,10 +40,12 @@ class HeavyTailed(LatentScale):
             raise ValueError(f"HeavyTailed: dof={dof}; expected degrees of freedom above 0 and finite (for Gaussian noise leave the wrapper out)")
         self.dof, self.per_bin = dof, per_bin
 
-    def scale(self, frames: Frames, law: ComplexNormal) -> Tensor:
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the noise given the scales, (…, T, F). The mean is not scaled."""
+        law: ComplexNormal = self.source(frames)
         if self.per_bin and law.var.shape[-1] == 1:
             raise ValueError("HeavyTailed: the source gives one variance for all frequencies; expand it to (…, T, F) to have a scale per bin")
         half = law.var.new_full((law.var.shape[-1],) if self.per_bin else (1,), self.dof / 2)
         with frames:
-            scale: Tensor = pyro.sample("scale", dist.InverseGamma(half, half).to_event(1))
-        return scale
+            scale = pyro.sample("scale", dist.InverseGamma(half, half).to_event(1))
+        return ComplexNormal(law.loc, scale * law.var)

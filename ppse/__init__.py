@@ -5,12 +5,13 @@ import pyro
 # Modules own their parameters; without this two NMF instances would share one "W" through Pyro's global store.
 pyro.settings.set(module_local_params=True)
 
-from .diagnostics import Verdict, to_arviz, verdict  # noqa: E402
-from .distributions import ComplexNormal  # noqa: E402
-from .enhance import Enhancement, enhance  # noqa: E402
-from .mixture import Mixture, Source, posterior  # noqa: E402
-from .priors import with_priors  # noqa: E402
-from .stft import STFT  # noqa: E402
+from .diagnostics import Verdict, verdict  # noqa: E402  (after the setting)
+from .distributions import ComplexNormal  # noqa: E402  (after the setting)
+from .enhance import Enhancement, enhance  # noqa: E402  (after the setting)
+from .inference_data import to_arviz  # noqa: E402  (after the setting)
+from .mixture import Mixture, Source, posterior  # noqa: E402  (after the setting)
+from .priors import with_priors  # noqa: E402  (after the setting)
+from .stft import STFT  # noqa: E402  (after the setting)
 
 __version__ = "0.1.0"
 __all__ = [

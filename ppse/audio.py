@@ -48,7 +48,7 @@ def find(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             try:
                 files = [p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if _is_audio(p)]
-            except (ValueError, NotImplementedError):
+            except (ValueError, NotImplementedError):  # what pathlib raises for a pattern that can match nothing
                 files = []
             if not files:
                 raise AudioError(f"{path}: no such file or folder, and no pattern that audio files match ({', '.join(SUFFIXES)})")

@@ -15,7 +15,6 @@ from . import audio
 from .enhance import Enhancement, enhance
 from .methods import Method
 from .mixture import Mixture
-from .stft import STFT
 
 FOREIGN = (".aac", ".aif", ".m4a", ".mka", ".mp4", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
 """Suffixes that mean an audio file, of types that are not written, but for :data:`ppse.audio.SUFFIXES`."""
@@ -165,8 +164,9 @@ def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: 
         noise = sum((wave for name, wave in result.estimates.items() if name != "speech"), np.zeros_like(result.noisy))
         audio.write(output.with_suffix(".noise.wav"), noise, result.sample_rate, subtype="FLOAT")
     if extras.std:
-        arrays = {"std": result.std["speech"]} | _axes(result.stft, result.std["speech"].shape[-2])
-        audio.atomically(output.with_suffix(".std.npz"), lambda to: np.savez_compressed(to, **arrays))
+        deviation, stft = result.std["speech"], result.stft
+        time = stft.centres(deviation.shape[-2])
+        audio.atomically(output.with_suffix(".std.npz"), lambda to: np.savez_compressed(to, std=deviation, time=time, frequency=stft.frequencies))
     if extras.plot:
         result.plot(output.with_suffix(".png"))
     speech = result.estimates["speech"]
@@ -177,12 +177,6 @@ def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: 
         notes.append(f"{file.suffix or 'the type of the input'} became {output.suffix}")
     audio.write(output, speech, result.sample_rate, subtype)
     return "; ".join(notes)
-
-
-def _axes(stft: STFT, frames: int) -> dict[str, np.ndarray]:
-    """Centres of the frames in seconds, and frequencies in Hz."""
-    centres = (np.arange(frames) + 1) * stft.hop - stft.n_fft / 2
-    return {"time": centres / stft.sample_rate, "frequency": np.arange(stft.n_freqs) * stft.sample_rate / stft.n_fft}
 
 
 def _root(item: Path) -> Path:

@@ -77,12 +77,12 @@ def enhance(
         complain(outcome.message)
     with progress_bars() as progress:
         files, now = progress.add_task("0 files done", total=len(tasks)), progress.add_task("", total=1.0)
-        todo = batch.enhance_files(
+        results_of_files = batch.enhance_files(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
         )
         try:
-            for outcome in todo:
+            for outcome in results_of_files:
                 outcomes.append(outcome)
                 progress.update(files, advance=1, description=f"{len(outcomes)} files done")
                 complain(outcome.message)
@@ -107,7 +107,7 @@ def train(
     noisy_epochs: Annotated[int, typer.Option(min=1, help="Of the encoder for noisy speech, at most.")] = recipe.Recipe.noisy_epochs,
     noisy_encoder: Annotated[bool, typer.Option(help="Whether to train an encoder for noisy speech.")] = True,
     latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = recipe.Recipe.latent,
-    hidden: Annotated[list[int], typer.Option(min=1, help="Size of a hidden layer; repeat for more.")] = list(recipe.Recipe.hidden),  # noqa: B006
+    hidden: Annotated[list[int], typer.Option(min=1, help="Size of a hidden layer; repeat for more.")] = list(recipe.Recipe.hidden),  # noqa: B006  (typer copies it)
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers of the noisy encoder.")] = recipe.Recipe.context,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better; never with fewer.")] = recipe.Recipe.patience,
     validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of the data held out, by speaker.")] = recipe.Recipe.validation,

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .inference_data import to_arviz
-
 if TYPE_CHECKING:
     from arviz import InferenceData
-
-__all__ = ["Verdict", "to_arviz", "verdict"]
 
 MAX_RHAT = 1.01
 """Largest R-hat of chains that agree (Vehtari et al. 2021)."""
@@ -52,7 +48,7 @@ def verdict(idata: InferenceData) -> Verdict:
     A pass says that the chains agree with one another and are long enough, not that the model is right.
 
     Args:
-        idata: from :func:`to_arviz`, or read back with ``az.from_netcdf``.
+        idata: from :func:`ppse.inference_data.to_arviz`, or read back with ``az.from_netcdf``.
 
     References:
         Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization: an improved R-hat.
@@ -70,7 +66,7 @@ def verdict(idata: InferenceData) -> Verdict:
         for name, (line, bad) in _convergence(posterior).items():
             lines.append(line)
             if "frame" in bad.dims:
-                inside = bad.any([d for d in bad.dims if d != "frame"]).values
+                inside = _frames(bad)
                 frames = inside if frames is None else frames | inside
             elif bool(bad.any()):
                 problems.append(f"{name} has not converged")
@@ -85,9 +81,8 @@ def verdict(idata: InferenceData) -> Verdict:
     diverging = stats["diverging"]
     count = int(diverging.sum())
     if count:
-        inside = diverging.any([d for d in diverging.dims if d != "frame"]).values if "frame" in diverging.dims else None
         lines.append(
-            f"{count} divergent steps ({count / diverging.size:.2%}){'' if inside is None else _where(inside, time)}: "
+            f"{count} divergent steps ({count / diverging.size:.2%}){_where(_frames(diverging), time) if 'frame' in diverging.dims else ''}: "
             f"the draws may miss what lies behind them; use a smaller step size."
         )
         problems.append(f"{count} steps diverged")
@@ -120,6 +115,12 @@ def _convergence(posterior: Any) -> dict[str, tuple[str, Any]]:
     return found
 
 
+def _frames(flags: Any) -> NDArray[np.bool_]:
+    """Of which frames any flag is set."""
+    found: NDArray[np.bool_] = flags.any([d for d in flags.dims if d != "frame"]).values
+    return found
+
+
 def _movement(stats: Any, time: NDArray[Any] | None) -> tuple[str, list[str]]:
     """What the acceptance says, and what is wrong with it."""
     acceptance = stats["acceptance_rate"]
@@ -127,7 +128,7 @@ def _movement(stats: Any, time: NDArray[Any] | None) -> tuple[str, list[str]]:
     mean, low, high = float(blocks.mean()), float(blocks.min()), float(blocks.max())
     line = f"Acceptance {mean:.2f}" + (f" on average, from {low:.2f} to {high:.2f} over frames" if blocks.size > 1 else "")
     if "frame" in blocks.dims:
-        stuck = (blocks < MIN_ACCEPTANCE).any([d for d in blocks.dims if d != "frame"]).values
+        stuck = _frames(blocks < MIN_ACCEPTANCE)
         if stuck.any():
             line += f"; {stuck.sum()} frames accept less than {MIN_ACCEPTANCE}{_where(stuck, time)}"
     if mean < MIN_ACCEPTANCE:

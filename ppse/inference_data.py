@@ -74,7 +74,7 @@ def to_arviz(
     groups["constant_data"] = _constants(sizes, stft, None if observed is None or x is None else observed.expand(x.shape))
     coords: dict[str, Any] = {d: np.arange(n) for d, n in sizes.items()} | {"part": ["real", "imag"]}
     if stft is not None and sizes.get("freq") == stft.n_freqs:
-        coords["freq"] = np.arange(stft.n_freqs) * stft.sample_rate / stft.n_fft
+        coords["freq"] = stft.frequencies
     made: dict[str, Any] = {}
     for name, group in groups.items():
         if group:
@@ -144,9 +144,7 @@ def _constants(sizes: Mapping[str, int], stft: STFT | None, observed: Tensor | N
     if stft is not None:
         constants = {name: ((), np.array(value)) for name, value in vars(stft).items()}
         if "frame" in sizes:
-            # The first frame starts n_fft - hop samples before the recording: see STFT.analysis.
-            centre = np.arange(sizes["frame"]) * stft.hop + stft.hop - stft.n_fft / 2
-            constants["time"] = ("frame",), centre / stft.sample_rate
+            constants["time"] = ("frame",), stft.centres(sizes["frame"])
     if observed is not None:
         constants["observed"] = _named(observed, ("utterances", "", "frames")[1 - observed.dim() :], ("freq",), "observed")
     return constants

@@ -157,18 +157,27 @@ class Mixture(PyroModule):
                 pyro.sample("x", masked.to_event(1), obs=x)
         return laws
 
-    def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> None:
-        """Closed-form M-step of every source that has one, in turn, given laws under draws of the latents.
+    def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> dict[str, ComplexNormal]:
+        """Closed-form M-step of every source that has one, in turn, given laws under draws of the latents. Changes the sources.
 
         Each such source gets the power of the mixture without the means, its own variance, and the summed
-        variance of the others (with the updates made so far), and returns its new variance. Changes the sources.
+        variance of the others (with the updates made so far), and returns its new variance.
+
+        Args:
+            laws: name → law of the sources that x is the sum of: all, or, for an x without the others, some.
+
+        Returns:
+            the laws after the updates.
         """
-        total = _total(laws)
+        total, updated = _total(laws), dict(laws)
         power, variance = _power(x - total.loc), total.var
-        for name, source in self.sources.items():
+        for name, law in laws.items():
+            source = self.sources[name]
             if isinstance(source, Updatable):
-                others = (variance - laws[name].var).clamp_min(VARIANCE_FLOOR)
-                variance = others + source.update(power, laws[name].var, others, observed)
+                others = (variance - law.var).clamp_min(VARIANCE_FLOOR)
+                own = source.update(power, law.var, others, observed)
+                updated[name], variance = ComplexNormal(law.loc, own), others + own
+        return updated
 
 
 def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, ComplexNormal]:

@@ -16,8 +16,7 @@ def band(stft: STFT, sample_rate: int, device: str) -> Tensor | None:
     """Bins that the recording can hold, (F,): those under its Nyquist frequency. None means all."""
     if sample_rate >= stft.sample_rate:
         return None
-    frequency = torch.arange(stft.n_freqs, device=device) * (stft.sample_rate / stft.n_fft)
-    return frequency < 0.95 * sample_rate / 2  # resampling filters fall off over the last twentieth
+    return torch.from_numpy(stft.frequencies < 0.95 * sample_rate / 2).to(device)  # resampling filters fall off over the last twentieth
 
 
 def edge_gain(loc: Tensor, x: Tensor, observed: Tensor) -> Tensor:
@@ -34,5 +33,5 @@ def share_rest(
     """Give what the estimates (N,) lack of the recording to them, in place, by the gains (T, 1) of :func:`edge_gain`."""
     rest = noisy - sum(estimates.values())
     for name, gain in gains.items():
-        centres = ((np.arange(len(gain)) + 1) * stft.hop - stft.n_fft / 2) * sample_rate / stft.sample_rate
+        centres = stft.centres(len(gain)) * sample_rate
         estimates[name][:] += np.interp(np.arange(rest.size), centres, gain[:, 0].numpy()).astype(np.float32) * rest

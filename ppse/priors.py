@@ -43,7 +43,7 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
     """
     with torch.no_grad(), torch.random.fork_rng():
         trace: Any = poutine.trace(model).get_trace(x, observed)
-    parameters = {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
+    parameters = parameter_sites(trace)
     for name in priors:
         if name not in parameters:
             raise ValueError(f"with_priors: the model has no parameter '{name}'; it has {', '.join(sorted(parameters)) or 'none'}")
@@ -51,6 +51,11 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
     # When lift makes a sample site of a parameter, the plates inside of it have had their turn: without broadcast one draw would serve all frames.
     bayesian: Graph = poutine.broadcast(poutine.lift(model, prior=laws))
     return bayesian
+
+
+def parameter_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """The parameters in a trace by name, but for the weights of networks ("net$$$0.weight"), which nobody lifts one by one."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
 
 
 def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribution:

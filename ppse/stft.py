@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import fold, pad
 
@@ -53,6 +55,15 @@ class STFT:
     def n_frames(self, length: int) -> int:
         """T, the number of frames of a waveform of ``length`` samples: every sample lies in ``n_fft / hop`` frames."""
         return -(-(length + self.n_fft - self.hop) // self.hop)
+
+    def centres(self, n_frames: int) -> NDArray[np.floating]:
+        """Times of the centres of the frames, (T,), in seconds; the first frame starts ``n_fft - hop`` samples before the waveform."""
+        return ((np.arange(n_frames) + 1) * self.hop - self.n_fft / 2) / self.sample_rate
+
+    @property
+    def frequencies(self) -> NDArray[np.floating]:
+        """Frequencies of the bins, (F,), in Hz."""
+        return np.arange(self.n_freqs) * (self.sample_rate / self.n_fft)
 
     def window(self, like: Tensor) -> Tensor:
         """The sine window (n_fft,), scaled to a tight frame, in the real type and device of ``like``."""

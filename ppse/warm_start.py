@@ -8,7 +8,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from .mixture import VARIANCE_FLOOR, Mixture, Updatable
+from .mixture import Mixture, Updatable
 
 
 def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 25) -> None:
@@ -23,14 +23,13 @@ def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: 
         observed: as in :meth:`Mixture.forward`.
         steps: M-steps.
     """
-    noises = {name: source for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)}
+    noises = [name for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)]
     if not noises:
         return
     with torch.no_grad():
+        x = power.sqrt().to(power.dtype.to_complex())
         with poutine.block():
-            laws = model(power.sqrt().to(power.dtype.to_complex()), observed)
-        own = {name: laws[name].var for name in noises}
+            laws = model(x, observed)
+        heard = {name: laws[name] for name in noises}
         for _ in range(steps):
-            for name, source in noises.items():
-                others = sum((var for other, var in own.items() if other != name), torch.full_like(power, VARIANCE_FLOOR))
-                own[name] = source.update(power, own[name], others, observed)
+            heard = model.update(x, heard, observed)

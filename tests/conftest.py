@@ -11,7 +11,7 @@ import torch
 
 with warnings.catch_warnings():  # once a day, importing it announces its next major version; tests turn warnings into errors
     warnings.simplefilter("ignore", FutureWarning)
-    import arviz  # noqa: F401
+    import arviz  # noqa: F401  (for the warning alone)
 
 
 def _settings() -> dict[str, object]:

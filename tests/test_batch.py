@@ -106,7 +106,7 @@ def test_frame_times_are_their_centres() -> None:
     click = torch.zeros(RATE)
     click[6000] = 1.0
     power = stft.analysis(click).abs().square().sum(-1).double()
-    time = batch._axes(stft, len(power))["time"]
+    time = stft.centres(len(power))
     assert (power @ torch.from_numpy(time) / power.sum()).item() == pytest.approx(6000 / RATE, abs=stft.hop / 4 / RATE)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def choose(target: LogDensity, wanted: Sequence[str] | None) -> None:
 
 def is_random(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is a random variable, observed or not."""
-    return bool(site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample")
+    return bool(site["type"] == "sample" and not site_is_subsample(site))
 
 
 def _verify(target: LogDensity) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ..distributions import ComplexNormal
+from ..infer.density import is_latent
 from ..mixture import Frames, Mixture, Source, Startable, Updatable
+from ..priors import parameter_sites
 
 BATCH = 2
 """Utterances in the batches of :func:`check_source`."""
@@ -107,8 +109,8 @@ def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, li
     """The law under plates equals the loop over their members, given the same latents and parameters."""
     dtype, lead = torch.complex128, (BATCH, 1) if batched else ()
     single, model = (_started(source, _recording(dtype, *at, n_frames, n_freqs)) for at in ((), lead))
-    params = _params(_run(single, n_frames, n_freqs, dtype)[1])
-    given = _params(_run(model, *lead, n_frames, n_freqs, dtype)[1])
+    params = parameter_sites(_run(single, n_frames, n_freqs, dtype)[1])
+    given = parameter_sites(_run(model, *lead, n_frames, n_freqs, dtype)[1])
     taken = {1, n_frames, n_freqs, BATCH} | {size for site in params.values() for size in site["value"].shape}
     chains = next(c for c in range(2, 100) if c not in taken)
     where = f"under {chains} chains{f' and {BATCH} utterances' if batched else ''}{', every parameter lifted' if lifted else ''}"
@@ -122,7 +124,7 @@ def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, li
             f"{where}: {error}. A parameter that is read outside of the frames plate is (C, 1) + E under chains: give it its dims "
             f"by unsqueeze before it meets frames or frequency; and read one of every frame inside of the plate first"
         ) from error
-    latents = {k: site for k, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"] and not _is_plate(site)}
+    latents = {k: site for k, site in trace.nodes.items() if is_latent(site)}
     for name, site in latents.items():
         spare = {frame.name for frame in site["cond_indep_stack"]} - {"chains", "utterances", "frames"}
         assert not spare, f"site '{name}' lies in the plates {sorted(spare)}; a source may use the frames plate that it is given, and no other"
@@ -150,17 +152,8 @@ def _prior(site: dict[str, Any]) -> dist.Distribution:
     return law.to_event(len(law.batch_shape))
 
 
-def _params(trace: Any) -> dict[str, dict[str, Any]]:
-    """Parameters by name, but for the weights of networks ("net$$$0.weight"), which nobody lifts one by one."""
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
-
-
 def _in_frames(site: dict[str, Any]) -> bool:
     return any(frame.name == "frames" for frame in site["cond_indep_stack"])
-
-
-def _is_plate(site: dict[str, Any]) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
 
 
 def _check_gradients(source: Source, n_frames: int, n_freqs: int, aside: Sequence[str]) -> None:
@@ -208,7 +201,7 @@ def _check_update(source: Source, n_frames: int, n_freqs: int, chains: int = 3) 
     model = Mixture(source=own, background=background)
     with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
         trace: Any = poutine.trace(model).get_trace(x)
-    draws = {k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"] and not _is_plate(s)}
+    draws = {k: s["value"] for k, s in trace.nodes.items() if is_latent(s)}
 
     def evaluate() -> tuple[float, dict[str, ComplexNormal]]:
         with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
