@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from quality import Enhancer, Wave, measure, report, timed
+from quality import Enhancer, by_method, measure, report, timed
 from torch import Tensor, nn
 
 import ppse
@@ -49,20 +50,11 @@ def rows(seed: int) -> dict[str, Enhancer]:
     speech = VAESpeech.pretrained()
     one = replace(methods.default(), starts=1)
 
-    def hmc(**settings: float) -> Method:
-        return methods.hmc_em(**{"temperature": 2.5, **settings})  # type: ignore[arg-type]  # numbers by name
-
-    def fast(**settings: float) -> Method:
-        return hmc(**{"iterations": 16, "steps": 5, "step_size": 0.6, "settle": 0, "adapt": 8, "average": 8, **settings})
+    hmc = partial(methods.hmc_em, temperature=2.5)
+    fast = partial(hmc, iterations=16, steps=5, step_size=0.6, settle=0, adapt=8, average=8)
 
     def row(method: Method, noise: Source | None = None, source: Source = speech) -> Enhancer:
-        model = ppse.Mixture(speech=source, noise=noise or NMFNoise(RANK, spacing=SPACING))
-
-        def run(noisy: Wave, _: Wave) -> tuple[Wave, float]:
-            result = ppse.enhance(noisy, model, method, seed=seed)
-            return result.estimates["speech"][0], result.seconds
-
-        return run
+        return by_method(method, seed, ppse.Mixture(speech=source, noise=noise or NMFNoise(RANK, spacing=SPACING)))
 
     return {
         "noisy": timed(lambda noisy, _: noisy),

@@ -49,9 +49,8 @@ def published_model() -> ppse.Mixture:
     return ppse.Mixture(speech=FrameGain(VAESpeech.pretrained()), noise=NMFNoise(rank=8))
 
 
-def by_method(name: str, seed: int, model: ppse.Mixture | None) -> Enhancer:
-    """A method of ``ppse.methods`` with its default settings, on the default model unless one is given."""
-    method = getattr(methods, name)()
+def by_method(method: methods.Method, seed: int, model: ppse.Mixture | None) -> Enhancer:
+    """A method, on the default model unless one is given."""
 
     def run(noisy: Wave, _: Wave) -> tuple[Wave, float]:
         result = ppse.enhance(noisy, model, method, seed=seed)
@@ -79,7 +78,7 @@ def blind(enhance: Callable[[Wave], Wave]) -> Enhancer:
 def enhancers(names: Sequence[str], compared: Sequence[str], seed: int, model: ppse.Mixture | None) -> dict[str, Enhancer]:
     """All enhancers by name, the noisy input first and the oracle last."""
     table: dict[str, Enhancer] = {"noisy": timed(lambda noisy, _: noisy)}
-    table |= {name: by_method(name, seed, model) for name in names}
+    table |= {name: by_method(getattr(methods, name)(), seed, model) for name in names}
     table |= {name: blind(BASELINES[name]) for name in compared}
     return table | {"oracle_wiener": timed(lambda noisy, clean: baselines.oracle_wiener(clean, noisy - clean))}
 

@@ -62,8 +62,9 @@ class NMFSpeech(PyroModule):
         fit = NMFNoise(0, dictionary)
         with poutine.seed(rng_seed=seed), torch.no_grad():
             fit.start(power.sqrt().to(power.dtype.to_complex()))
+            own = fit.H @ dictionary.mT
             for _ in range(iterations):
-                fit.update(power, fit.H @ dictionary.mT, torch.full_like(power, PARAMETER_FLOOR))
+                own = fit.update(power, own, torch.full_like(power, PARAMETER_FLOOR))
             mean, var = fit.H.mean(0), fit.H.var(0).clamp_min(PARAMETER_FLOOR**2)
         return cls(dictionary, mean.square() / var, mean / var)
 

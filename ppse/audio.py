@@ -157,6 +157,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     atomically(path, lambda file: file.write(text.encode()))
 
 
+def failure(error: Exception, path: str | os.PathLike[str]) -> str:
+    """Why one of many files failed, in a line that names it."""
+    return str(error) if isinstance(error, AudioError) else f"{path}: {type(error).__name__}: {error}"
+
+
 def check_type(path: str | os.PathLike[str]) -> None:
     """Refuse a file to be written whose suffix names no type of audio. Raises AudioError."""
     _kind(path)

@@ -126,8 +126,7 @@ def enhance_files(
             result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=partial(report, file) if report else None)
             note = _write(result, file, output, subtype, extras)
         except Exception as error:  # whatever befalls one file, the others get done
-            reason = str(error) if isinstance(error, audio.AudioError) else f"{file}: {type(error).__name__}: {error}"
-            yield Outcome(file, output, "failed", reason)
+            yield Outcome(file, output, "failed", audio.failure(error, file))
             continue
         yield Outcome(file, output, "done", note, result.seconds, result.noisy.size / result.sample_rate)
 

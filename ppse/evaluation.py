@@ -45,7 +45,7 @@ def evaluate(items: Sequence[Item], report: Callable[[int, int], None] | None = 
         try:
             scores.append(judge(item))
         except Exception as error:  # whatever befalls one file, the results of the others stay
-            problems.append(str(error) if isinstance(error, audio.AudioError) else f"{item.enhanced}: {type(error).__name__}: {error}")
+            problems.append(audio.failure(error, item.enhanced))
         if report:
             report(i + 1, len(items))
     return scores, problems

@@ -40,7 +40,7 @@ def load(cls: type[M], name: str | os.PathLike[str]) -> M:
         WeightsError: no such file; not a weights file; of another class; tensors missing, spare, of another
             shape, or not finite. Nothing in the file is executed.
     """
-    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    path = _located(name)
     if not path.is_file():
         raise WeightsError(f"no weights '{name}': not a file, and not one of the shipped {shipped()}")
     tensors, metadata = read(path)
@@ -105,9 +105,13 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], m
 
 def card(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Model card of a weights file: data, licence, training settings, scores."""
-    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
-    result: dict[str, Any] = json.loads(read(path)[1].get("card", "{}"))
+    result: dict[str, Any] = json.loads(read(_located(name))[1].get("card", "{}"))
     return result
+
+
+def _located(name: str | os.PathLike[str]) -> Path:
+    """The file of a shipped name, or the path itself."""
+    return SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
 
 
 def annotate(path: str | os.PathLike[str], **entries: Any) -> None:

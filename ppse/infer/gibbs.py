@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .blocks import choose
 from .density import LogDensity, Position
-from .kernels import Info, Kernel, State, _dead_if_nan, _detached
+from .kernels import Info, Kernel, State, _without_gradient
 
 
 class Group(NamedTuple):
@@ -91,8 +91,7 @@ def gibbs(target: LogDensity, *groups: Group) -> Kernel:
     conditionals = [Conditional(target, group.sites) for group in groups]
 
     def init(position: Position) -> State:
-        with torch.no_grad():
-            return State(_detached(position), _dead_if_nan(target(position)), None)
+        return _without_gradient(target, position)
 
     def step(state: State) -> tuple[State, Info]:
         position, infos = state.position, []

@@ -51,16 +51,15 @@ def metropolis(target: LogDensity, step_size: StepSize = 0.1, scale: Position | 
     """
 
     def init(position: Position) -> State:
-        with torch.no_grad():
-            return State(_detached(position), _dead_if_nan(target(position)), None)
+        return _without_gradient(target, position)
 
     def step(state: State) -> tuple[State, Info]:
         assert state.log_density is not None
         width = _per_site(target, step_size, scale)
         proposal = {k: v + width[k] * torch.randn_like(v) for k, v in state.position.items()}
-        with torch.no_grad():
-            log_density = _dead_if_nan(target(proposal))
-        return _decide(target, state, State(proposal, log_density, None), log_density - state.log_density)
+        new = _without_gradient(target, proposal)
+        assert new.log_density is not None
+        return _decide(target, state, new, new.log_density - state.log_density)
 
     return Kernel(init, step)
 
@@ -154,6 +153,11 @@ def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10, scale: 
         return _decide(target, state, now, now.log_density - state.log_density + kinetic)
 
     return Kernel(init, step)
+
+
+def _without_gradient(target: LogDensity, position: Position) -> State:
+    with torch.no_grad():
+        return State(_detached(position), _dead_if_nan(target(position)), None)
 
 
 def _with_gradient(target: LogDensity, position: Position) -> State:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from .density import LogDensity, Position
-from .kernels import Info, Kernel, State, StepSize, _choose, _dead_if_nan, _detached
+from .kernels import Info, Kernel, State, StepSize, _choose, _dead_if_nan, _without_gradient
 
 MAX_SHRINKS = 64
 """Angles tried per move. A block that has found none by then stays where it is, which keeps the target invariant."""
@@ -48,8 +48,7 @@ def elliptical_slice(target: LogDensity, width: StepSize = 2 * math.pi) -> Kerne
         return _dead_if_nan(log_density + target.block_sum({k: 0.5 * ((v - prior[k][0]) / prior[k][1]).square() for k, v in position.items()}))
 
     def init(position: Position) -> State:
-        with torch.no_grad():
-            return State(_detached(position), _dead_if_nan(target(position)), None)
+        return _without_gradient(target, position)
 
     @torch.no_grad()
     def step(state: State) -> tuple[State, Info]:
