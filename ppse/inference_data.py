@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arviz import InferenceData
 
 _DIMS = {"chains": "chain", "frames": "frame", "utterances": "utterance"}
+_STATS = {"acceptance": "acceptance_rate", "log_density": "lp", "divergent": "diverging"}
 _Variable = tuple[tuple[str, ...], NDArray[Any]]
 
 
@@ -59,10 +60,9 @@ def to_arviz(
     posterior = {
         name: _named(value, ("draw", *draws.plates[name]), event[name], name) for name, value in draws.values.items()
     }
-    info = draws.stats
-    stats = {"acceptance_rate": info.acceptance, "accepted": info.accepted, "lp": info.log_density, "diverging": info.divergent}
+    stats = {_STATS.get(name, name): value for name, value in draws.stats._asdict().items()}
     if step_size is not None:
-        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(info.acceptance.shape)
+        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(draws.stats.log_density.shape)
     groups: dict[str, dict[str, _Variable]] = {
         "posterior": posterior,
         "sample_stats": {name: _named(value, ("draw", *draws.blocks), (), name) for name, value in stats.items()},

@@ -6,12 +6,12 @@ from .density import LogDensity, Position, log_density
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, mcmc_e_step, point_e_step
 from .gibbs import Group, gibbs
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
-from .run import Draws, sample
+from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
 from .svi import fit
 
 __all__ = [
-    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity", "Position",
+    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity", "Position", "Proposal",
     "State", "StepSizeAdapter", "adapt_step_size", "elliptical_slice", "em", "fit", "gibbs", "gradient_m_step", "guide_e_step",
     "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis", "point_e_step", "sample",
 ]

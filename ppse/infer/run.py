@@ -12,20 +12,27 @@ from .density import CHAINS_DIM, LogDensity, Position
 from .kernels import Info, Kernel, State
 
 
+class Proposal(NamedTuple):
+    """What is known of draws of a guide, per block: log density of model and guide at them; their difference is the log importance weight."""
+
+    log_density: Tensor
+    log_proposal: Tensor
+
+
 class Draws(NamedTuple):
     """What a run kept.
 
     Attributes:
         values: site → constrained draws (draw, …, chain, …): a leading draw dim before the shape of the site.
-        stats: the Info of every kept step, each field (draw, …, chain, frame).
-        state: where the chains stand, to go on from.
+        stats: the Info of every kept step, each field (draw, …, chain, frame); or the Proposal of a guide.
+        state: where the chains stand, to go on from; None for draws of a guide, which have no chains.
         plates: site → the plate of each of its batch dims, between the leading draw dim and the event dims; "" where it is in none.
         blocks: the plate of each dim of the stats after the draw dim; "" where a plate is summed.
     """
 
     values: dict[str, Tensor]
-    stats: Info
-    state: State
+    stats: Info | Proposal
+    state: State | None
     plates: dict[str, tuple[str, ...]]
     blocks: tuple[str, ...]
 
