@@ -60,7 +60,7 @@ def to_arviz(
     posterior = {
         name: _named(value, ("draw", *draws.plates[name]), event[name], name) for name, value in draws.values.items()
     }
-    stats = {_STATS.get(name, name): value for name, value in draws.stats._asdict().items()}
+    stats = {_STATS.get(name, name): value for name, value in draws.stats._asdict().items() if value is not None}
     if step_size is not None:
         stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(draws.stats.log_density.shape)
     groups: dict[str, dict[str, _Variable]] = {

@@ -66,6 +66,21 @@ def test_linear_gaussian_posterior(name: str, block: tuple[str, ...]) -> None:
     assert_moments(draws.sum(-1), total, total.square() + covariance.sum())
 
 
+def test_energy_is_the_hamiltonian_that_a_step_ended_in() -> None:
+    """In equilibrium (z, p) is normal in 2 D dims, so that the energy above its minimum is Gamma(D): rejected moves must count as well."""
+    def model() -> None:
+        with pyro.plate("frames", 3, dim=-1):
+            pyro.sample("z", dist.Normal(OBSERVED.new_zeros(L), 1.0).to_event(1))
+
+    target = log_density(model, chains=CHAINS)
+    stats = sample(target, hmc(target, 1.2, steps=3), target.init(), 400).stats
+    assert isinstance(stats, Info) and stats.energy is not None and stats.energy.shape == (400, CHAINS, 3)
+    assert 0.5 < stats.accepted.double().mean() < 0.95
+    above = stats.energy + target({"z": OBSERVED.new_zeros(CHAINS, 3, L)})
+    assert_moments(above, OBSERVED.new_tensor(L), OBSERVED.new_tensor(L * (L + 1)))
+    assert sample(target, mala(target, 0.1), target.init(), 2).stats.energy is None  # type: ignore[union-attr]  # an Info
+
+
 @KERNELS
 @BLOCKS
 def test_skewed_posterior_of_a_constrained_site(name: str, block: tuple[str, ...]) -> None:

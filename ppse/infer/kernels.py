@@ -28,12 +28,17 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in a step, per block: acceptance probability, decision, log density reached, and numerical failure."""
+    """What happened in a step, per block: acceptance probability, decision, log density reached, and numerical failure.
+
+    ``energy``, of kernels with a momentum, is the Hamiltonian of the state that the step ended in: its kinetic energy minus its
+    log density. From its changes ArviZ makes E-BFMI (Betancourt 2016). None for other kernels.
+    """
 
     acceptance: Tensor
     accepted: Tensor
     log_density: Tensor
     divergent: Tensor
+    energy: Tensor | None = None
 
 
 class Kernel(NamedTuple):
@@ -149,8 +154,9 @@ def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10, scale: 
             assert now.gradient is not None
             momentum = {k: p + 0.5 * eps[k] * now.gradient[k] for k, p in half.items()}
         assert now.log_density is not None
-        kinetic = target.block_sum({k: 0.5 * (start[k].square() - momentum[k].square()) for k in start})
-        return _decide(target, state, now, now.log_density - state.log_density + kinetic)
+        before, after = (target.block_sum({k: 0.5 * p.square() for k, p in at.items()}) for at in (start, momentum))
+        reached, info = _decide(target, state, now, now.log_density - state.log_density + before - after)
+        return reached, info._replace(energy=torch.where(info.accepted, after, before) - info.log_density)
 
     return Kernel(init, step)
 

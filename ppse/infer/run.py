@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ class Draws(NamedTuple):
 
     Attributes:
         values: site → constrained draws (draw, …, chain, …): a leading draw dim before the shape of the site.
-        stats: the Info of every kept step, each field (draw, …, chain, frame); or the Proposal of a guide.
+        stats: the Info of every kept step, each field (draw, …, chain, frame) or None; or the Proposal of a guide.
         state: where the chains stand, to go on from; None for draws of a guide, which have no chains.
         plates: site → the plate of each of its batch dims, between the leading draw dim and the event dims; "" where it is in none.
         blocks: the plate of each dim of the stats after the draw dim; "" where a plate is summed.
@@ -69,7 +69,12 @@ def sample(
     plates = {name: _by_dim(target.plates[name], depth) for name, depth in depths.items()}
     known = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
     blocks = _by_dim({"chains": CHAINS_DIM} | {name: known[name] for name in target.block}, len(target.shape))
-    return Draws(values, Info(*(torch.stack(field) for field in zip(*stats, strict=True))), state, plates, blocks)
+    return Draws(values, stacked(stats), state, plates, blocks)
+
+
+def stacked(infos: Sequence[Info]) -> Info:
+    """The infos of many steps as one, each field with a leading draw dim; what a kernel does not report stays None."""
+    return Info(*(None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True)))  # type: ignore[arg-type]  # only energy may be None
 
 
 def _by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:

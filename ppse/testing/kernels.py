@@ -46,7 +46,8 @@ def check_kernel(factory: KernelFactory, adjusted: bool = True) -> None:
         state, info = kernel.step(state)
         _assert_cache(target, state)
         for name, value in info._asdict().items():
-            assert value.shape == target.shape, f"Info.{name} has shape {tuple(value.shape)}, expected one value per block {tuple(target.shape)}"
+            shape = target.shape if value is None else value.shape
+            assert shape == target.shape, f"Info.{name} has shape {tuple(shape)}, expected one value per block {tuple(target.shape)}"
         assert info.accepted.dtype == info.divergent.dtype == torch.bool, "Info.accepted and Info.divergent must be boolean"
         assert ((info.acceptance >= 0) & (info.acceptance <= 1)).all(), "Info.acceptance must be a probability"
     if adjusted:
