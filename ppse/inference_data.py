@@ -1,4 +1,4 @@
-"""MCMC draws as ArviZ data with named dims. ArviZ is imported when it is used."""
+"""Draws of MCMC, guides and EM as ArviZ data with named dims. ArviZ is imported when it is used."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from .infer import Draws
 from .infer.blocks import is_random
 from .infer.density import CHAINS_DIM, is_latent
+from .predictive import Sites, observed_summaries, posterior_predictive, prior_predictive
 from .stft import STFT
 
 if TYPE_CHECKING:
@@ -28,25 +29,35 @@ _Variable = tuple[tuple[str, ...], NDArray[Any]]
 def to_arviz(
     draws: Draws, model: Callable[..., Any] | None = None, x: Tensor | None = None, observed: Tensor | None = None, *,
     stft: STFT | None = None, step_size: float | Tensor | None = None, dims: Mapping[str, Sequence[str]] | None = None,
+    predictive: int = 0, seed: int = 0, moved: bool = False,
 ) -> InferenceData:
-    """MCMC draws as ArviZ InferenceData: for ``az.summary``, ``az.plot_trace``, ``az.loo``, ``.to_netcdf`` and :func:`ppse.diagnostics.verdict`.
+    """Draws as ArviZ InferenceData: for ``az.summary``, ``az.plot_trace``, ``az.loo``, :func:`ppse.runs.save_run` and :func:`ppse.verdict`.
 
     Groups: ``posterior``, dims (chain, draw, utterance, frame, …) as the plates of each site have them, and event dims, "latent"
     for the vector of a frame; ``sample_stats``, per block that was accepted on its own (acceptance_rate, accepted, lp, diverging,
-    step_size); ``constant_data``; and with a model ``log_likelihood`` per frame and ``observed_data``, where a complex x has a
-    last dim "part" (real, imag), as NetCDF knows no complex numbers. Nothing is random; one trace of the model per draw.
+    energy, step_size), or for draws of a guide lp and log_proposal; ``constant_data``; and with a model ``log_likelihood`` per frame
+    and ``observed_data``, where a complex x has a last dim "part" (real, imag), as NetCDF knows no complex numbers. Costs one trace
+    of the model per draw.
+
+    With ``predictive``, also ``prior``, ``posterior_predictive`` and ``prior_predictive``. A replicated STFT for every draw would
+    be larger than all else: of each, ``x.spectrum`` (mean power over frames, per frequency) and ``x.envelope`` (mean over frequencies,
+    per frame) are kept, and ``observed_data`` has both of x itself. Only these groups are random.
 
     ``az.loo`` of it leaves out frames given the draws. It is sound for parameters that frames share (noise spectra, NMF
     dictionaries). A latent of a single frame is informed by little else than this frame: the Pareto k-hats of LOO say so.
 
     Args:
-        draws: from :func:`ppse.infer.sample`.
+        draws: from :func:`ppse.infer.sample`, from a guide, or kept E-steps of EM.
         model: what was sampled, lifted if it was lifted; run as ``model(x)``, or ``model(x, observed)``, given every draw.
         x: mixture of unit level, (T, F) or (B, 1, T, F).
         observed: which bins count (see :meth:`ppse.Mixture.forward`).
         stft: of x; gives frames a ``time`` in seconds (of their centre) and frequencies in Hz.
         step_size: of the kernel, a number or a tensor that broadcasts against the blocks.
         dims: site → names of its event dims, e.g. ``{"noise.W": ("freq", "pattern")}``.
+        predictive: replicated data per chain, and draws from the prior; needs model and x.
+        seed: of these; the global generator stays as it was.
+        moved: whether parameters of the model moved between the draws, as in EM. It is noted, and the verdict says so; the
+            log-likelihood is that under the parameters that the model has now.
 
     Raises:
         ValueError: when only one of model and x is given, or dims do not fit a site, or the model has other latent sites than the draws.
@@ -54,32 +65,37 @@ def to_arviz(
     import arviz as az
     import xarray as xr
 
-    if (model is None) != (x is None) or (observed is not None and x is None):
-        raise ValueError("to_arviz: the log-likelihood needs both model and x (the STFT that was sampled on); give both or neither")
-    event = _event_dims(draws, dims or {})
-    posterior = {
-        name: _named(value, ("draw", *draws.plates[name]), event[name], name) for name, value in draws.values.items()
-    }
+    if (model is None) != (x is None) or (x is None and (observed is not None or predictive)):
+        raise ValueError("to_arviz: the log-likelihood, or predictive, needs both model and x (the STFT that was sampled on); give both or neither")
+    if predictive < 0:
+        raise ValueError(f"to_arviz: predictive={predictive}; expected 0 (none) or more")
+    given = dims or {}
     stats = {_STATS.get(name, name): value for name, value in draws.stats._asdict().items() if value is not None}
     if step_size is not None:
         stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(draws.stats.log_density.shape)
     groups: dict[str, dict[str, _Variable]] = {
-        "posterior": posterior,
+        "posterior": _labelled(Sites(draws.values, draws.plates), _event_dims(draws, given)),
         "sample_stats": {name: _named(value, ("draw", *draws.blocks), (), name) for name, value in stats.items()},
     }
     if model is not None and x is not None:
         args = (x,) if observed is None else (x, observed)
-        groups |= _likelihood(draws, model, args, dims or {})
+        groups |= _likelihood(draws, model, args, given)
+        if predictive:
+            with poutine.seed(rng_seed=seed):
+                more = _predictive(draws, model, args, predictive, given)
+            for name, variables in more.items():
+                groups[name] = variables | groups.get(name, {})
     sizes = {d: n for group in groups.values() for names, v in group.values() for d, n in zip(names, v.shape, strict=True)}
     groups["constant_data"] = _constants(sizes, stft, None if observed is None or x is None else observed.expand(x.shape))
-    coords: dict[str, Any] = {d: np.arange(n) for d, n in sizes.items()} | {"part": ["real", "imag"]}
+    coords: dict[str, Any] = {"part": ["real", "imag"]}
     if stft is not None and sizes.get("freq") == stft.n_freqs:
         coords["freq"] = stft.frequencies
+    attributes = {"inference_library": "ppse", "parameters_moved": int(moved)}  # attributes of NetCDF are no booleans
     made: dict[str, Any] = {}
-    for name, group in groups.items():
-        if group:
-            used = {d for names, _ in group.values() for d in names}
-            data = xr.Dataset(group, {d: c for d, c in coords.items() if d in used}, {"inference_library": "ppse"})
+    for name, variables in groups.items():
+        if variables:
+            lengths = {d: n for names, v in variables.values() for d, n in zip(names, v.shape, strict=True)}
+            data = xr.Dataset(variables, {d: coords.get(d, np.arange(n)) for d, n in lengths.items()}, attributes)
             made[name] = data.transpose("chain", "draw", ..., missing_dims="ignore")
     return az.InferenceData(**made)
 
@@ -131,11 +147,37 @@ def _likelihood(
         names = {frame.dim: frame.name for frame in site["cond_indep_stack"]}
         log_likelihood[name] = _named(torch.stack(values), ("draw", *(names.get(d, "") for d in range(-values[0].dim(), 0))), (), name)
         value, n_event = site["value"], site["fn"].event_dim
-        event = given.get(name, ("freq",) if n_event == 1 else tuple(f"{name}_event_{i}" for i in range(n_event)))
+        event = given.get(name, _data_dims(name, n_event))
         plates = tuple("" if d == CHAINS_DIM else names.get(d, "") for d in range(n_event - value.dim(), 0))
         parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         observed[name] = _named(parts, plates, (*event, "part") if value.is_complex() else event, name)
     return {"log_likelihood": log_likelihood, "observed_data": observed}
+
+
+def _predictive(
+    draws: Draws, model: Callable[..., Any], args: tuple[Tensor, ...], count: int, given: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, _Variable]]:
+    """The groups of what is replicated, and what to compare it with for observed_data."""
+    weight = args[1].expand(args[0].shape) if len(args) > 1 else None
+    prior, prior_data = prior_predictive(model, args, count, weight)
+    replicated, found = posterior_predictive(draws, model, args, count, weight), observed_summaries(model, args, weight)
+    latent_dims = _event_dims(Draws(prior.values, draws.stats, None, prior.plates, ()), given)
+    data_dims = {name: given.get(name, _data_dims(name, v.dim() - len(found.plates[name]))) for name, v in found.values.items()}
+    return {
+        "prior": _labelled(prior, latent_dims),
+        "posterior_predictive": _labelled(replicated, data_dims),
+        "prior_predictive": _labelled(prior_data, data_dims),
+        "observed_data": {name: _named(v, found.plates[name], data_dims[name], name) for name, v in found.values.items()},
+    }
+
+
+def _labelled(sites: Sites, event: Mapping[str, Sequence[str]]) -> dict[str, _Variable]:
+    return {name: _named(value, ("draw", *sites.plates[name]), event[name], name) for name, value in sites.values.items()}
+
+
+def _data_dims(name: str, n_event: int) -> tuple[str, ...]:
+    """Names of the event dims of data: the vector of a frame is a spectrum."""
+    return ("freq",) if n_event == 1 else tuple(f"{name}_event_{i}" for i in range(n_event))
 
 
 def _constants(sizes: Mapping[str, int], stft: STFT | None, observed: Tensor | None) -> dict[str, _Variable]:
