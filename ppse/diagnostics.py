@@ -1,4 +1,4 @@
-"""Whether draws can be relied on, said in plain words. ArviZ is imported when it is used."""
+"""Whether draws can be relied on, said in plain words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .convergence import Convergence, bfmi, convergence, max_pareto_k, pareto_k
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -22,6 +24,9 @@ MAX_FAILING = 0.05
 
 MIN_ACCEPTANCE = 0.1
 """Frames that accept less than this hardly move."""
+
+MIN_BFMI = 0.3
+"""Smallest E-BFMI at which the momentum of a step explores the energies of the target (Betancourt 2016)."""
 
 
 @dataclass(frozen=True)
@@ -42,42 +47,90 @@ class Verdict:
         return "\n".join(self.lines)
 
 
-def verdict(idata: InferenceData) -> Verdict:
-    """Judge draws: R-hat and effective sample sizes of all sites, acceptance, divergences, and where in time frames fail.
+def verdict(idata: InferenceData, found: Convergence | None = None) -> Verdict:
+    """Judge draws: R-hat and effective sample sizes of all sites, acceptance, E-BFMI, divergences, and where in time frames fail.
+
+    Draws of a guide are independent of one another. Of them the importance weights tell whether the guide covers the posterior.
 
     A pass says that the chains agree with one another and are long enough, not that the model is right.
 
     Args:
-        idata: from :func:`ppse.inference_data.to_arviz`, or read back with ``az.from_netcdf``.
+        idata: from :func:`ppse.to_arviz`, or read back with :func:`ppse.runs.load_run`.
+        found: of :func:`convergence`, when it is there already.
 
     References:
         Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization: an improved R-hat.
+        Betancourt (2016), Diagnosing suboptimal cotangent disintegrations in Hamiltonian Monte Carlo.
+        Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling.
     """
-    posterior, stats = idata["posterior"], idata["sample_stats"]
-    chains, n_draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    posterior = idata["posterior"]
+    stats: Any = idata.get("sample_stats", {})
     constants: Any = idata.get("constant_data", {})
     time = constants["time"].values if "time" in constants else None
-    lines, problems = [f"{chains} chains of {n_draws} draws each."], []
+    lines, problems = [f"{posterior.sizes['chain']} chains of {posterior.sizes['draw']} draws each."], list[str]()
+    if posterior.attrs.get("parameters_moved"):
+        lines.append(
+            "The parameters of the model moved between these draws (EM), so that they follow no single law: "
+            "what follows says how well the latents were explored, not how sure the parameters are."
+        )
+    if "log_proposal" in stats:
+        passed = "Passed: the guide is close enough to the posterior for importance weights to correct it."
+        frames = _judge_guide(stats, time, lines, problems)
+    else:
+        passed = "Passed: the chains agree and are long enough."
+        frames = _judge_chains(found or convergence(idata), time, lines, problems)
+        _judge_moves(stats, time, lines, problems)
+    head = f"Not to be relied on: {'; '.join(problems)}." if problems else passed
+    failing = () if frames is None else tuple(int(i) for i in np.flatnonzero(frames))
+    return Verdict(not problems, (head, *lines), failing)
+
+
+def _judge_chains(found: Convergence | None, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> NDArray[np.bool_] | None:
+    """Whether the chains agree and are long enough; which frames fail, where there are any. NaN (chains that stand still) fails."""
     frames: NDArray[np.bool_] | None = None
-    if chains < 2 or n_draws < 4:
+    if found is None:
         problems.append("too few draws to tell")
         lines.append("R-hat and effective sample sizes need two chains or more, with four draws or more each: run more of them.")
-    else:
-        for name, (line, bad) in _convergence(posterior).items():
-            lines.append(line)
-            if "frame" in bad.dims:
-                inside = _frames(bad)
-                frames = inside if frames is None else frames | inside
-            elif bool(bad.any()):
-                problems.append(f"{name} has not converged")
+        return None
+    for name in found.rhat.data_vars:
+        rhat, bulk, tail = (values[name] for values in found)
+        bad = ~((rhat <= MAX_RHAT) & (bulk >= MIN_ESS) & (tail >= MIN_ESS))
+        still = int(rhat.isnull().sum())
+        largest = f"up to {float(rhat.max()):.3f}" if still < rhat.size else "undefined"
+        line = f"{name}: R-hat {largest}, effective sample size from {float(bulk.min()):.0f} (bulk) and {float(tail.min()):.0f} (tail)"
+        if still:
+            line += f"; {still} of {rhat.size} coordinates never move or are not finite"
+        if bool(bad.any()):
+            line += f"; {float(bad.mean()):.1%} of its coordinates miss R-hat {MAX_RHAT} or {MIN_ESS:.0f} effective draws: run longer"
+        lines.append(f"{line}.")
+        if "frame" in bad.dims:
+            frames = _frames(bad) if frames is None else frames | _frames(bad)
+        elif bool(bad.any()):
+            problems.append(f"{name} has not converged")
     if frames is not None:
-        share = frames.mean()
-        lines.append(f"{frames.sum()} of {frames.size} frames fail ({share:.1%}){_where(frames, time)}.")
-        if share > MAX_FAILING:
-            problems.append(f"{share:.1%} of the frames have not converged, more than {MAX_FAILING:.0%}")
-    line, complaints = _movement(stats, time)
-    lines.append(line)
-    problems += complaints
+        lines.append(f"{frames.sum()} of {frames.size} frames fail ({frames.mean():.1%}){_where(frames, time)}.")
+        if frames.mean() > MAX_FAILING:
+            problems.append(f"{frames.mean():.1%} of the frames have not converged, more than {MAX_FAILING:.0%}")
+    return frames
+
+
+def _judge_moves(stats: Any, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> None:
+    """Acceptance, energy and divergences of the kernel, as far as they were noted."""
+    if "acceptance_rate" in stats:
+        line, complaints = _movement(stats, time)
+        lines.append(line)
+        problems += complaints
+    if "energy" in stats and stats["energy"].sizes["draw"] > 1:
+        fractions = bfmi(stats)
+        low = ~(fractions >= MIN_BFMI)
+        line = f"E-BFMI from {float(fractions.min()):.2f} (below {MIN_BFMI} the momentum hardly moves a chain between energies)"
+        if bool(low.any()) and "frame" in low.dims:
+            line += f"; {_frames(low).sum()} of {low.sizes['frame']} frames are below{_where(_frames(low), time)}"
+        lines.append(f"{line}.")
+        if bool(low.any()) and ("frame" not in low.dims or _frames(low).mean() > MAX_FAILING):
+            problems.append(f"E-BFMI is below {MIN_BFMI}: adapt the mass, or reparametrise the model")
+    if "diverging" not in stats:
+        return
     diverging = stats["diverging"]
     count = int(diverging.sum())
     if count:
@@ -88,31 +141,25 @@ def verdict(idata: InferenceData) -> Verdict:
         problems.append(f"{count} steps diverged")
     else:
         lines.append("No divergences.")
-    head = "Passed: the chains agree and are long enough." if not problems else f"Not to be relied on: {'; '.join(problems)}."
-    failing = () if frames is None else tuple(int(i) for i in np.flatnonzero(frames))
-    return Verdict(not problems, (head, *lines), failing)
 
 
-def _convergence(posterior: Any) -> dict[str, tuple[str, Any]]:
-    """Site → what to say of it, and which of its coordinates miss a limit. NaN (chains that stand still) misses it."""
-    import arviz as az
-
-    with np.errstate(invalid="ignore", divide="ignore"):  # a coordinate that stands still has no R-hat, and is told below
-        rhats, bulks, tails = az.rhat(posterior), az.ess(posterior, method="bulk"), az.ess(posterior, method="tail")
-    found = {}
-    for name in posterior.data_vars:
-        rhat, bulk, tail = rhats[name], bulks[name], tails[name]
-        bad = ~((rhat <= MAX_RHAT) & (bulk >= MIN_ESS) & (tail >= MIN_ESS))
-        still = int(rhat.isnull().sum())
-        sizes = f"{float(bulk.min()):.0f} (bulk) and {float(tail.min()):.0f} (tail)"
-        largest = f"up to {float(rhat.max()):.3f}" if still < rhat.size else "undefined"
-        line = f"{name}: R-hat {largest}, effective sample size from {sizes}"
-        if still:
-            line += f"; {still} of {rhat.size} coordinates never move or are not finite"
-        if bool(bad.any()):
-            line += f"; {float(bad.mean()):.1%} of its coordinates miss R-hat {MAX_RHAT} or {MIN_ESS:.0f} effective draws: run longer"
-        found[str(name)] = f"{line}.", bad
-    return found
+def _judge_guide(stats: Any, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> NDArray[np.bool_] | None:
+    """Whether importance weights can correct the guide; in which frames they cannot, where these have weights of their own."""
+    shapes, count = pareto_k(stats), stats["lp"].sizes["chain"] * stats["lp"].sizes["draw"]
+    limit = max_pareto_k(count)
+    bad = ~(shapes <= limit)
+    largest = f"up to {float(shapes.max()):.2f}" if bool(shapes.notnull().any()) else "undefined"
+    lines.append(f"Independent draws of a guide; Pareto k-hat of their importance weights {largest}, with {count} draws at most {limit:.2f} is fine.")
+    advice = "the posterior is wider than the guide, or elsewhere: use a richer guide, or start a kernel at its draws"
+    frames = _frames(bad) if "frame" in bad.dims else None
+    if frames is not None:
+        why = f": {advice}" if frames.any() else ""
+        lines.append(f"{frames.sum()} of {frames.size} frames fail ({frames.mean():.1%}){_where(frames, time)}{why}.")
+        if frames.mean() > MAX_FAILING:
+            problems.append(f"in {frames.mean():.1%} of the frames the guide misses the posterior, more than {MAX_FAILING:.0%}")
+    elif bool(bad.any()):
+        problems.append(f"the guide misses the posterior ({advice})")
+    return frames
 
 
 def _frames(flags: Any) -> NDArray[np.bool_]:

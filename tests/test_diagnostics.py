@@ -19,7 +19,8 @@ import xarray as xr
 from torch import Tensor
 
 from ppse import STFT, ComplexNormal, Mixture, to_arviz, verdict
-from ppse.infer import Draws, adapt_step_size, log_density, mala, sample
+from ppse.convergence import bfmi, convergence, max_pareto_k, pareto_k
+from ppse.infer import Draws, Proposal, adapt_step_size, log_density, mala, sample
 from ppse.mixture import Frames
 from ppse.models import StationaryNoise, VAESpeech
 
@@ -222,6 +223,81 @@ def test_one_chain_is_too_few() -> None:
     draws = run(Mixture(noise=flicker), torch.randn(T, F, dtype=torch.complex64), chains=1)
     found = verdict(to_arviz(draws))
     assert not found.passed and "two chains or more" in str(found)
+
+
+def test_energies_that_hardly_change_are_told() -> None:
+    draws = _independent()
+    energy = torch.randn(1000, C, 40)
+    idata = to_arviz(draws._replace(stats=draws.stats._replace(energy=energy)), stft=SMALL)
+    fractions = bfmi(idata.sample_stats)
+    assert fractions.dims == ("chain", "frame") and abs(float(fractions.mean()) - 2.0) < 0.05  # of independent energies
+    found = verdict(idata)
+    assert found.passed and "E-BFMI from 1." in str(found)
+    energy[:, 0, [3, 4]] = energy[:, 0, [3, 4]].cumsum(0)
+    found = verdict(to_arviz(draws._replace(stats=draws.stats._replace(energy=energy))))
+    assert found.passed and "2 of 40 frames are below, at frame 3 to 4" in str(found)
+    energy[:] = energy.cumsum(0)
+    found = verdict(to_arviz(draws._replace(stats=draws.stats._replace(energy=energy))))
+    assert not found.passed and "E-BFMI is below 0.3" in found.lines[0]
+
+
+def _proposal(shapes: Tensor, n: int = 500) -> Draws:
+    """Draws of a guide whose importance weights, per frame, have a Pareto law of the given shape."""
+    log_weights = shapes * torch.empty(n, C, len(shapes)).exponential_()
+    log_proposal = torch.randn_like(log_weights)
+    stats = Proposal(log_proposal + log_weights, log_proposal)
+    return Draws({"noise.level": log_weights}, stats, None, {"noise.level": ("chains", "frames")}, ("chains", "frames"))
+
+
+def test_pareto_k_is_that_of_the_weights() -> None:
+    shapes = torch.tensor([0.2, 0.6, 1.0, 1.5])
+    found = pareto_k(to_arviz(_proposal(shapes.repeat(10), 1000)).sample_stats)
+    assert found.dims == ("frame",)
+    np.testing.assert_allclose(found.values.reshape(10, 4).mean(0), shapes, atol=0.15)
+    assert max_pareto_k(100) == pytest.approx(0.5) and max_pareto_k(10_000) == 0.7
+
+
+def test_a_guide_is_judged_by_its_importance_weights() -> None:
+    shapes = torch.full((40,), 0.1)
+    found = verdict(to_arviz(_proposal(shapes)))
+    assert found.passed and "guide" in found.lines[0] and not found.failing_frames and "R-hat" not in str(found)
+    shapes[[7, 8]] = 3.0
+    found = verdict(to_arviz(_proposal(shapes)))
+    assert found.passed and found.failing_frames == (7, 8) and "at frame 7 to 8: the posterior is wider" in str(found)
+    shapes[:] = 3.0
+    found = verdict(to_arviz(_proposal(shapes)))
+    assert not found.passed and "in 100.0% of the frames the guide misses the posterior" in found.lines[0]
+
+
+def test_a_guide_of_one_block_is_judged_as_a_whole() -> None:
+    draws = _proposal(torch.full((40,), 3.0))
+    whole = Proposal(*(field.sum(-1, keepdim=True) for field in draws.stats))
+    found = verdict(to_arviz(draws._replace(stats=whole, blocks=("chains", ""))))
+    assert not found.passed and "the guide misses the posterior (" in found.lines[0]
+    broken = whole._replace(log_density=whole.log_density * torch.nan)
+    assert "k-hat of their importance weights undefined" in str(verdict(to_arviz(draws._replace(stats=broken, blocks=("chains", "")))))
+
+
+def test_moving_parameters_are_told() -> None:
+    found = verdict(to_arviz(_independent(), moved=True))
+    assert found.passed and "parameters of the model moved" in str(found)
+    assert "moved" not in str(verdict(to_arviz(_independent())))
+
+
+def test_draws_without_statistics_are_judged_by_themselves() -> None:
+    idata = to_arviz(_independent())
+    del idata.sample_stats
+    found = verdict(idata)
+    assert found.passed and "Acceptance" not in str(found)
+
+
+def test_what_is_not_finite_is_counted_and_not_shouted(caplog: pytest.LogCaptureFixture) -> None:
+    draws = _independent(100)
+    draws.values["noise.level"][3, 1, :5] = torch.nan
+    idata = to_arviz(draws)
+    found = convergence(idata)
+    assert found is not None and verdict(idata, found) == verdict(idata)
+    assert "5 of 40 coordinates never move or are not finite" in str(verdict(idata, found)) and not caplog.records
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ's use of pandas
