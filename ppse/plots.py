@@ -73,7 +73,7 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     objective.set(title="objective", ylabel="log-likelihood (nats per bin)")
     acceptance.set(title="acceptance", ylabel="mean over blocks", ylim=(-0.05, 1.05), xlim=objective.get_xlim())
     if path is not None:
-        _save(figure, path)
+        save_figure(figure, path)
     return figure
 
 
@@ -90,7 +90,7 @@ def plot_training(log: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_traces(axes: Axes, curves: Sequence[Sequence[float]], traces: Sequence[Trace], otherwise: str) -> None:
@@ -112,7 +112,8 @@ def _plot_traces(axes: Axes, curves: Sequence[Sequence[float]], traces: Sequence
         axes.set(xticks=[], yticks=[])
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure (type by suffix), atomically. Raises AudioError when the file cannot be written."""
     kind = os.path.splitext(path)[1].lstrip(".") or "png"
     audio.atomically(path, lambda file: figure.savefig(file, format=kind, dpi=110))
 
