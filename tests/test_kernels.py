@@ -78,7 +78,7 @@ def test_energy_is_the_hamiltonian_that_a_step_ended_in() -> None:
     assert 0.5 < stats.accepted.double().mean() < 0.95
     above = stats.energy + target({"z": OBSERVED.new_zeros(CHAINS, 3, L)})
     assert_moments(above, OBSERVED.new_tensor(L), OBSERVED.new_tensor(L * (L + 1)))
-    assert sample(target, mala(target, 0.1), target.init(), 2).stats.energy is None  # type: ignore[union-attr]  # an Info
+    assert sample(target, mala(target, 0.1), target.init(), 2).stats.energy is None
 
 
 @KERNELS

@@ -9,9 +9,10 @@ from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
 from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
 from .svi import fit
+from .tempering import annealed, parallel_tempering, replicas
 
 __all__ = [
-    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity", "Position", "Proposal",
-    "State", "StepSizeAdapter", "adapt_step_size", "elliptical_slice", "em", "fit", "gibbs", "gradient_m_step", "guide_e_step",
-    "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis", "point_e_step", "sample",
+    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity",     "Position", "Proposal", "State", "StepSizeAdapter", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "gibbs",
+    "gradient_m_step", "guide_e_step", "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis",
+    "parallel_tempering", "point_e_step", "replicas", "sample",
 ]

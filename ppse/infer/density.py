@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import Transform
 
 from .blocks import choose, is_random
@@ -21,6 +23,12 @@ CHAINS_DIM = -2
 """Plate dim of chains and draws; utterances have -3, frames -1."""
 
 
+@biject_to.register(MixtureSameFamilyConstraint)
+def _of_components(support: MixtureSameFamilyConstraint) -> Transform:
+    """A mixture lies where its components do; PyTorch does not say so."""
+    return biject_to(support.base_constraint)
+
+
 class LogDensity:
     """log p of a model as a function of the unconstrained latents, per block and chain. Made by :func:`log_density`.
 
@@ -30,16 +38,18 @@ class LogDensity:
         chains: number of chains.
         plates: latent site → the plates it lies in, with their dims.
         sizes: of all plates of the model, by name.
+        transforms: latent site → the map from unconstrained space to its support.
+        temperature, likelihood_power: as in :func:`log_density`.
     """
 
     def __init__(
         self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], chains: int,
-        block: Sequence[str] | None, temperature: float, likelihood_power: float,
+        block: Sequence[str] | None, temperature: float | Tensor, likelihood_power: float | Tensor,
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
         self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
         trace: Any = self._trace(model)
-        self._transforms: dict[str, Transform] = {}
+        self.transforms: dict[str, Transform] = {}
         self.plates: dict[str, dict[str, int]] = {}
         self._start: Position = {}
         self._event_dims: dict[str, int] = {}
@@ -47,7 +57,7 @@ class LogDensity:
             if is_latent(site):
                 transform = biject_to(site["fn"].support)
                 value = transform.inv(site["value"].detach())
-                self._transforms[name] = transform
+                self.transforms[name] = transform
                 self._start[name] = value
                 self.plates[name] = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
                 batch = len(site["fn"].batch_shape)
@@ -72,7 +82,7 @@ class LogDensity:
             log_prob = site["log_prob"]
             if name in log_jacobian:
                 log_prob = log_prob + log_jacobian[name]
-            elif self.likelihood_power != 1.0:
+            elif isinstance(self.likelihood_power, Tensor) or self.likelihood_power != 1.0:
                 log_prob = log_prob * self.likelihood_power
             total = total + self._reduced(log_prob)
         return total.expand(self.shape) / self.temperature
@@ -101,6 +111,16 @@ class LogDensity:
         trimmed = per_block.reshape(per_block.shape[per_block.dim() - lead :]) if per_block.dim() > lead else per_block
         return trimmed.reshape(*trimmed.shape, *(1,) * event)
 
+    def tempered(self, temperature: float | Tensor, likelihood_power: float | Tensor) -> LogDensity:
+        """The same density with these in place of its own; see :func:`log_density`."""
+        other = copy.copy(self)
+        other.temperature, other.likelihood_power = temperature, likelihood_power
+        return other
+
+    def replicated(self, copies: int) -> LogDensity:
+        """The same density under ``copies`` times as many chains. Random: one trace of the model."""
+        return LogDensity(self._model, self._args, self._kwargs, copies * self.chains, self.block, self.temperature, self.likelihood_power)
+
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the latent sites."""
@@ -120,7 +140,7 @@ class LogDensity:
         start = {}
         for name, value in self._start.items():
             if values is not None and name in values:
-                value = self._transforms[name].inv(values[name]).expand(value.shape)
+                value = self.transforms[name].inv(values[name]).expand(value.shape)
             start[name] = value + jitter * torch.randn_like(value) if jitter else value.clone()
         return start
 
@@ -139,7 +159,7 @@ class LogDensity:
     def _constrain(self, position: Position) -> tuple[Position, Position]:
         values, log_jacobian = {}, {}
         for name, value in position.items():
-            transform = self._transforms[name]
+            transform = self.transforms[name]
             values[name] = transform(value)
             log_abs_det = transform.log_abs_det_jacobian(value, values[name])
             batch = value.dim() - self._event_dims[name]
@@ -170,7 +190,7 @@ class LogDensity:
 
 def log_density(
     model: Callable[..., Any], *args: Any, chains: int = 1, block: Sequence[str] | None = None,
-    temperature: float = 1.0, likelihood_power: float = 1.0, **kwargs: Any,
+    temperature: float | Tensor = 1.0, likelihood_power: float | Tensor = 1.0, **kwargs: Any,
 ) -> LogDensity:
     """A Pyro model as a log density per block and chain, for the kernels of :mod:`ppse.infer`.
 
@@ -185,8 +205,9 @@ def log_density(
         chains: number of chains that run side by side.
         block: plates whose members are accepted one by one, e.g. ``("frames",)``; ``()`` for whole
             utterances; None to read the finest valid blocks off the graph.
-        temperature: 1 is the posterior; above 1 is flatter.
-        likelihood_power: exponent of all observed sites, e.g. 0.5 for the published Langevin EM.
+        temperature: 1 is the posterior; above 1 is flatter. A number, or a tensor that broadcasts against the blocks.
+        likelihood_power: exponent of all observed sites, e.g. 0.5 for the published Langevin EM. A number, or a tensor that
+            broadcasts against the plates, such as (chains, 1).
 
     Raises:
         BlockError: when blocks that were asked for are not independent; the message names the site.

@@ -50,6 +50,10 @@ class Conditional(LogDensity):
         other._held = self._held | held
         return other
 
+    def replicated(self, copies: int) -> LogDensity:
+        """Refused: the sites that are held have the values of so many chains, and no more."""
+        raise ValueError("gibbs: a group cannot be tempered on its own; temper the whole, with a gibbs kernel for all replicas")
+
     def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
         return super()._at(self._held | position)
 
@@ -98,6 +102,11 @@ def gibbs(target: LogDensity, *groups: Group) -> Kernel:
         for group, conditional in zip(groups, conditionals, strict=True):
             kernel = group.kernel(conditional.given({k: v for k, v in position.items() if k not in group.sites}))
             inner = kernel.init({name: position[name] for name in group.sites})
+            if inner.memory is not None:
+                raise ValueError(
+                    f"gibbs: the kernel of the sites {group.sites} has a memory, which would be lost with every sweep and the draws "
+                    f"be wrong; wrap the gibbs kernel by it instead"
+                )
             for _ in range(group.steps):
                 inner, info = kernel.step(inner)
                 infos.append(info)

@@ -20,18 +20,23 @@ StepSize = float | Tensor
 
 
 class State(NamedTuple):
-    """Where the chains are. ``log_density`` per block and ``gradient`` are those at ``position``; None where a kernel needs none."""
+    """Where the chains are. ``log_density`` per block and ``gradient`` are those at ``position``; None where a kernel needs none.
+
+    ``memory`` is what a kernel keeps beyond them, such as the state of hotter replicas; None for most.
+    """
 
     position: Position
     log_density: Tensor | None
     gradient: Position | None
+    memory: State | None = None
 
 
 class Info(NamedTuple):
     """What happened in a step, per block: acceptance probability, decision, log density reached, and numerical failure.
 
     ``energy``, of kernels with a momentum, is the Hamiltonian of the state that the step ended in: its kinetic energy minus its
-    log density. From its changes ArviZ makes E-BFMI (Betancourt 2016). None for other kernels.
+    log density. From its changes ArviZ makes E-BFMI (Betancourt 2016). ``swap``, of parallel tempering, is the probability with
+    which neighbouring temperatures exchanged their places, on average over those that were asked. Both None for other kernels.
     """
 
     acceptance: Tensor
@@ -39,6 +44,7 @@ class Info(NamedTuple):
     log_density: Tensor
     divergent: Tensor
     energy: Tensor | None = None
+    swap: Tensor | None = None
 
 
 class Kernel(NamedTuple):

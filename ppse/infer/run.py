@@ -24,14 +24,14 @@ class Draws(NamedTuple):
 
     Attributes:
         values: site → constrained draws (draw, …, chain, …): a leading draw dim before the shape of the site.
-        stats: the Info of every kept step, each field (draw, …, chain, frame) or None; or the Proposal of a guide.
+        stats: the Info of every kept step, each field (draw, …, chain, frame) or None; or the Proposal of a guide; or None.
         state: where the chains stand, to go on from; None for draws of a guide, which have no chains.
         plates: site → the plate of each of its batch dims, between the leading draw dim and the event dims; "" where it is in none.
         blocks: the plate of each dim of the stats after the draw dim; "" where a plate is summed.
     """
 
     values: dict[str, Tensor]
-    stats: Info | Proposal
+    stats: Info | Proposal | None
     state: State | None
     plates: dict[str, tuple[str, ...]]
     blocks: tuple[str, ...]
@@ -66,18 +66,18 @@ def sample(
             callback(step, state, info)
     values = {name: torch.stack([position[name] for position in kept]) for name in target.sites}
     depths = {name: state.position[name].dim() - target.event_dim(name) for name in target.sites}
-    plates = {name: _by_dim(target.plates[name], depth) for name, depth in depths.items()}
+    plates = {name: by_dim(target.plates[name], depth) for name, depth in depths.items()}
     known = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
-    blocks = _by_dim({"chains": CHAINS_DIM} | {name: known[name] for name in target.block}, len(target.shape))
+    blocks = by_dim({"chains": CHAINS_DIM} | {name: known[name] for name in target.block}, len(target.shape))
     return Draws(values, stacked(stats), state, plates, blocks)
 
 
 def stacked(infos: Sequence[Info]) -> Info:
     """The infos of many steps as one, each field with a leading draw dim; what a kernel does not report stays None."""
-    return Info(*(None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True)))  # type: ignore[arg-type]  # only energy may be None
+    return Info(*(None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True)))  # type: ignore[arg-type]  # only the last two may be None
 
 
-def _by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:
+def by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:
     """The names of the plates in the order of their dims, from -depth to -1."""
     names = {dim: name for name, dim in plates.items()}
     return tuple(names.get(dim, "") for dim in range(-depth, 0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from .density import LogDensity, Position
-from .kernels import Info, Kernel, State, StepSize, _choose, _dead_if_nan, _without_gradient
+from .kernels import Info, Kernel, State, StepSize, _choose, _dead_if_nan, _per_site, _without_gradient
 
 MAX_SHRINKS = 64
 """Angles tried per move. A block that has found none by then stays where it is, which keeps the target invariant."""
@@ -93,7 +93,7 @@ def _prior(target: LogDensity) -> dict[str, tuple[Tensor, Tensor]]:
                 f"Use hmc or mala, or alternate kernels over '{name}' and what it depends on with gibbs."
             )
         shape = start[name].shape
-        prior[name] = law.loc.detach().expand(shape), (target.temperature**0.5 * law.scale.detach()).expand(shape)
+        prior[name] = law.loc.detach().expand(shape), (_per_site(target, target.temperature**0.5, None)[name] * law.scale.detach()).expand(shape)
     return prior
 
 
