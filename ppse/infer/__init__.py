@@ -5,14 +5,18 @@ from .blocks import BlockError
 from .density import LogDensity, Position, log_density
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, mcmc_e_step, point_e_step
 from .gibbs import Group, gibbs
+from .guide_quality import GuideQuality, guide_quality
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
+from .proposals import guide_draws
+from .renyi import RenyiBound
 from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
-from .svi import fit
+from .svi import Objective, fit
 from .tempering import annealed, parallel_tempering, replicas
 
 __all__ = [
-    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "Info", "Kernel", "LogDensity",     "Position", "Proposal", "State", "StepSizeAdapter", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "gibbs",
-    "gradient_m_step", "guide_e_step", "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis",
+    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
+    "Position", "Proposal", "RenyiBound", "State", "StepSizeAdapter", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "gibbs",
+    "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis",
     "parallel_tempering", "point_e_step", "replicas", "sample",
 ]
