@@ -1,0 +1,192 @@
+"""Figures of chains: traces, ranks, autocorrelations, energies, and pairs of coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .convergence import Convergence, bfmi
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+    from matplotlib.figure import Figure
+
+PAIRED = 4
+"""Coordinates of the worst frame that are plotted against one another."""
+
+RANK_BINS = 20
+"""Bins of a rank histogram."""
+
+LAGS = 100
+"""Most lags of an autocorrelation."""
+
+class Coordinate(NamedTuple):
+    """One number of one site: where it is, its R-hat, and its draws (chain, draw)."""
+
+    site: str
+    at: dict[str, int]
+    label: str
+    rhat: float
+    draws: NDArray[np.floating]
+
+
+def coordinate(idata: InferenceData, name: str, index: dict[str, int], rhat: float) -> Coordinate:
+    """The draws of one number of a site, and words for where it is (seconds and Hz, where these are known)."""
+    draws = idata["posterior"][name].isel(index).transpose("chain", "draw").values.astype(float)
+    return Coordinate(name, index, f"{name}{_place(idata, index)}", rhat, draws)
+
+
+def _place(idata: InferenceData, index: dict[str, int]) -> str:
+    """Where a coordinate is: " at 1.23 s, latent 4"."""
+    constants: Any = idata.get("constant_data", {})
+    words = []
+    for dim, i in index.items():
+        if dim == "frame" and "time" in constants:
+            words.append(f"at {float(constants['time'][i]):.2f} s")
+        elif dim == "freq" and "freq" in idata["posterior"].coords:
+            words.append(f"{float(idata['posterior']['freq'][i]):.0f} Hz")
+        else:
+            words.append(f"{dim} {i}")
+    return f" {', '.join(words)}" if words else ""
+
+
+def _titles(chosen: Sequence[Coordinate]) -> list[str]:
+    return [f"{c.label} (R-hat {c.rhat:.3f})" if np.isfinite(c.rhat) else f"{c.label} (stands still)" for c in chosen]
+
+
+def _panels(chosen: Sequence[Coordinate]) -> tuple[Figure, NDArray[Any]]:
+    """A figure with a panel for every coordinate: the worst on the left, typical ones on the right."""
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    rows = -(-len(chosen) // 2)
+    figure = Figure(figsize=(11, 0.6 + 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False, sharex=True).T.ravel()
+    for left in axes[len(chosen) :]:
+        left.set_visible(False)
+    return figure, axes[: len(chosen)]
+
+
+def plot_trace(chosen: Sequence[Coordinate]) -> Figure | str:
+    """What every chain did, and the density that each found; or why this cannot be drawn."""
+    import arviz as az
+    from matplotlib.figure import Figure
+
+    moving = [c for c in chosen if np.isfinite(c.draws).all()]
+    if not moving:
+        return "no coordinate is finite"
+    figure = Figure(figsize=(11, 0.6 + 1.7 * len(moving)), layout="constrained")
+    axes = figure.subplots(len(moving), 2, squeeze=False, width_ratios=(1, 2.2))
+    data = az.from_dict({str(i): c.draws for i, c in enumerate(moving)})
+    az.plot_trace(data, axes=axes, compact=False, divergences=None, trace_kwargs={"linewidth": 0.6, "alpha": 0.8})
+    for (density, trace), title in zip(axes, _titles(moving), strict=True):
+        density.set_title("density per chain" if density is axes[0, 0] else "", fontsize="medium")
+        density.set_yticks([])
+        trace.set_title(title, fontsize="medium")
+    axes[-1, 0].set_xlabel("value")
+    axes[-1, 1].set_xlabel("draw")
+    return figure
+
+
+def plot_rank(chosen: Sequence[Coordinate]) -> Figure:
+    """Ranks among the draws of all chains: flat for every chain when they agree (Vehtari et al. 2021)."""
+    from scipy.stats import rankdata
+
+    figure, axes = _panels(chosen)
+    n_draws, total = chosen[0].draws.shape[1], chosen[0].draws.size
+    edges = np.linspace(0.5, total + 0.5, RANK_BINS + 1)
+    expected, spread = n_draws / RANK_BINS, 1.96 * (n_draws / RANK_BINS * (1 - 1 / RANK_BINS)) ** 0.5
+    for panel, shown, title in zip(axes, chosen, _titles(chosen), strict=True):
+        panel.axhspan(max(0.0, expected - spread), expected + spread, color="0.9", label="of independent draws (95 %)")
+        for i, ranks in enumerate(rankdata(shown.draws).reshape(shown.draws.shape)):
+            panel.stairs(np.histogram(ranks, edges)[0], edges, linewidth=1.2, label=f"chain {i}")
+        panel.set_title(title, fontsize="medium")
+        panel.set(ylabel="draws", xlim=(edges[0], edges[-1]))
+    _finish(figure, axes, chosen, "rank among the draws of all chains")
+    return figure
+
+
+def plot_autocorrelation(chosen: Sequence[Coordinate]) -> Figure:
+    """How long every chain remembers where it was."""
+    import arviz as az
+
+    figure, axes = _panels(chosen)
+    n_draws = chosen[0].draws.shape[1]
+    for panel, shown, title in zip(axes, chosen, _titles(chosen), strict=True):
+        with np.errstate(all="ignore"):  # a chain that stands still has none
+            curves = az.autocorr(shown.draws, axis=1)[:, :LAGS]
+        panel.axhspan(-1.96 / n_draws**0.5, 1.96 / n_draws**0.5, color="0.9", label="of independent draws (95 %)")
+        for i, curve in enumerate(curves):
+            panel.plot(curve, linewidth=1, label=f"chain {i}")
+        panel.set_title(title, fontsize="medium")
+        panel.set(ylim=(-0.4, 1.05), ylabel="autocorrelation")
+        panel.grid(alpha=0.3)
+    _finish(figure, axes, chosen, "lag (draws)")
+    return figure
+
+
+def _finish(figure: Figure, axes: NDArray[Any], chosen: Sequence[Coordinate], label: str) -> None:
+    """What all panels have in common: the label below, and what the colours mean."""
+    figure.supxlabel(label, fontsize="medium")
+    if len(chosen[0].draws) <= 8:
+        axes[0].legend(frameon=False, fontsize="small", loc="upper right")
+
+
+def plot_energy(idata: InferenceData) -> Figure | str:
+    """Energies and their changes, of the block whose E-BFMI is smallest and of a typical one; or why there is none."""
+    import arviz as az
+    from matplotlib.figure import Figure
+
+    stats: Any = idata.get("sample_stats", {})
+    if "energy" not in stats:
+        return "only kernels with a momentum have an energy"
+    if stats.sizes["draw"] < 4:
+        return "needs four draws or more"
+    energy, worst = stats["energy"], bfmi(stats).min("chain")
+    blocks = worst.dims
+    order = np.argsort(np.nan_to_num(worst.values, nan=-np.inf), axis=None)
+    shown = {"smallest E-BFMI": order[0]} | ({"median E-BFMI": order[len(order) // 2]} if len(order) > 1 else {})
+    figure = Figure(figsize=(5.2 * len(shown), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for panel, (name, i) in zip(axes, shown.items(), strict=True):
+        index = {str(dim): int(k) for dim, k in zip(blocks, np.unravel_index(i, worst.shape), strict=True)}
+        values = energy.isel(index).transpose("chain", "draw")
+        if not np.isfinite(values).all():
+            return "not all energies are finite"
+        az.plot_energy({"energy": values.values.astype(float)}, ax=panel, bfmi=False, fill_alpha=(0.6, 0.6), fill_color=("C0", "C1"))
+        panel.set_title(f"{name}: {float(worst.isel(index)):.2f}{',' if index else ''}{_place(idata, index)}", fontsize="medium")
+        panel.set(xlabel="energy (nats), and its change from draw to draw", ylabel="density")
+    return figure
+
+
+def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Figure | str:
+    """Coordinates of largest R-hat, among those that share a frame with the worst one, against one another; with the divergences of the frame."""
+    import arviz as az
+    from matplotlib.figure import Figure
+
+    event = [dim for dim in worst.at if dim not in ("frame", "utterance")]
+    if not event or idata["posterior"].sizes[event[-1]] < 2:
+        return f"{worst.site}, of largest R-hat, is one number{' per frame' if 'frame' in worst.at else ''}"
+    dim, rest = event[-1], {d: i for d, i in worst.at.items() if d != event[-1]}
+    order = np.argsort(-np.nan_to_num(found.rhat[worst.site].isel(rest).values, nan=np.inf), kind="stable")
+    data = {f"{dim} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
+    if not all(np.isfinite(draws).all() for draws in data.values()):
+        return "not all draws are finite"
+    stats: Any = idata.get("sample_stats", {})
+    diverging = stats["diverging"].isel(rest, missing_dims="ignore").transpose("chain", "draw", ...) if "diverging" in stats else None
+    if diverging is None or diverging.ndim != 2 or not bool(diverging.any()):
+        marked, note = None, ""
+    else:
+        marked, note = {"diverging": diverging.values}, f", orange: {int(diverging.sum())} divergent steps"
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    axes = figure.subplots(len(data), len(data), sharex="col")
+    az.plot_pair(
+        az.from_dict(data, sample_stats=marked), ax=axes, kind="scatter", marginals=True, textsize=10,
+        scatter_kwargs={"s": 8, "alpha": 0.4, "color": "C0"}, divergences=marked is not None, divergences_kwargs={"markersize": 5},
+    )
+    for density in axes.diagonal():
+        density.set(yticks=[], ylabel="")
+    figure.suptitle(f"{worst.site}{_place(idata, rest)}, where R-hat is largest{note}", fontsize="medium")
+    return figure
