@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,8 @@ def guide_quality(draws: Draws) -> GuideQuality:
         raise ValueError(f"guide_quality: {int((~weights.isfinite()).sum())} of {weights.numel()} log weights are not finite; the guide draws where "
                          f"the model has no density, or its parameters have gone astray")
     weights = weights.movedim(-2, -1)
-    _, k_hat = az.psislw(weights.cpu().numpy())
+    with np.errstate(over="ignore"):  # where ArviZ tries shapes that do not fit
+        _, k_hat = az.psislw(weights.cpu().numpy())
     # Of an exact guide all weights are equal, but for rounding: there is no tail to fit.
     rounding = 16 * torch.finfo(draws.stats.log_density.dtype).eps * log_p.abs().max()
     equal = weights.amax(-1) - weights.amin(-1) <= rounding

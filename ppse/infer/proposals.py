@@ -45,15 +45,12 @@ class Proposals:
         missing = sorted(set(latent) - set(proposed.nodes))
         if missing:
             raise ValueError(f"guide: it does not draw the latents {missing} of the model, which would then come from the prior; add them to it")
-        known = {frame.name for site in proposed.nodes.values() if is_random(site) for frame in site["cond_indep_stack"]}
-        for site in proposed.nodes.values():
-            if is_random(site):
-                known &= {frame.name for frame in site["cond_indep_stack"]}
-        target.set_block(set(target.block) & known)
+        own = [{frame.name for frame in site["cond_indep_stack"]} for site in proposed.nodes.values() if is_random(site)]
+        target.set_block(set(target.block).intersection(*own))
         dims = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
         self.shape = target.shape
         self.blocks = by_dim({"chains": CHAINS_DIM} | {name: dims[name] for name in target.block}, len(target.shape))
-        self.plates = {name: by_dim(target.plates[name], len(site["fn"].batch_shape)) for name, site in latent.items()}
+        self.plates = {name: by_dim(target.plates[name], site["value"].dim() - site["fn"].event_dim) for name, site in latent.items()}
 
     def __call__(self) -> tuple[Position, Proposal]:
         """Values of the latents, (…, chains, frames, …), and their log densities. Random from the global generator."""
