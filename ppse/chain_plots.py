@@ -131,7 +131,8 @@ def _finish(figure: Figure, axes: NDArray[Any], chosen: Sequence[Coordinate], la
     """What all panels have in common: the label below, and what the colours mean."""
     figure.supxlabel(label, fontsize="medium")
     if len(chosen[0].draws) <= 8:
-        axes[0].legend(frameon=False, fontsize="small", loc="upper right")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize="small")
 
 
 def plot_energy(idata: InferenceData) -> Figure | str:

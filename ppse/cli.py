@@ -1,6 +1,7 @@
 """The command line: thin wrappers around the library, with progress, clear messages and exit codes.
 
-Exit codes: 0 all done; 1 some file failed, or an error that the message explains; 2 wrong usage; 130 interrupted.
+Exit codes: 0 all done; 1 some file failed, or an error that the message explains; 2 wrong usage; 3 a run that cannot be relied
+on ('ppse diagnose'); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import typer
 from . import __version__, audio, batch, choices, evaluation, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
 from .console import INTERRUPTED, Commands, bar, complain, complain_left_out, progress_bars, say
+from .convergence import convergence
+from .diagnostic_plots import write_figures
+from .diagnostics import verdict
 from .enhance import RANK, SPACING
 from .models import VAESpeech
+from .runs import load_run
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -212,6 +217,36 @@ def evaluate(
     if problems or not scores:
         complain(f"{len(scores)} files scored, {len(problems)} left out")
         raise typer.Exit(1)
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="NetCDF file of 'ppse enhance --save-run', or any that ArviZ wrote.", metavar="RUN.nc")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for figures; none are drawn unless given.")] = None,
+) -> None:
+    """Say in plain words whether the draws of a run can be relied on, and draw why.
+
+    Example: `ppse diagnose run.nc -o figures/`
+
+    The exit code is 0 when they can, 3 when they cannot, and 1 when the file cannot be judged. Figures: traces, ranks and
+    autocorrelations of the worst coordinates and of typical ones, pairs, energy, what every frame did under the
+    spectrogram, and the power spectrum of replicated data.
+    """
+    if out:
+        audio.check_writable(out / "frames.png")
+    with progress_bars() as progress:
+        progress.add_task("read", total=None)
+        idata = load_run(run)
+        progress.add_task("R-hat and effective sample sizes", total=None)
+        found = convergence(idata)
+        judged = verdict(idata, found)
+    say(str(judged))
+    if out:
+        written, left_out = write_figures(idata, out, found)
+        say(f"wrote {', '.join(path.name for path in written)} to {out}")
+        complain_left_out(f"{name}.png ({reason})" for name, reason in left_out.items())
+    if not judged.passed:
+        raise typer.Exit(3)
 
 
 @app.command()

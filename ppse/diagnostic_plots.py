@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .chain_plots import Coordinate, coordinate, plot_autocorrelation, plot_energy, plot_pair, plot_rank, plot_trace
-from .convergence import Convergence, convergence
+from .convergence import Convergence, convergence, of_guide
 from .frame_plots import plot_frames, plot_predictive
 from .plots import save_figure
 
@@ -22,7 +22,7 @@ WORST, TYPICAL = 3, 3
 """Coordinates that are shown: those of largest R-hat, and those of median R-hat."""
 
 
-def write_figures(idata: InferenceData, folder: str | os.PathLike[str], found: Convergence | None = None) -> dict[str, str]:
+def write_figures(idata: InferenceData, folder: str | os.PathLike[str], found: Convergence | None = None) -> tuple[list[Path], dict[str, str]]:
     """Draw all figures that a run has the data for, and write them to a folder as PNG. Opens no window.
 
     Of a batch of recordings, the figures along time show the first.
@@ -32,14 +32,13 @@ def write_figures(idata: InferenceData, folder: str | os.PathLike[str], found: C
         found: of :func:`ppse.convergence.convergence`, when it is there already.
 
     Returns:
-        the name of every figure that was left out, and why.
+        the files written; and for every figure that was left out, why.
 
     Raises:
         AudioError: when a figure cannot be written.
     """
-    of_guide = "log_proposal" in idata.get("sample_stats", {})
-    found = found or (None if of_guide else convergence(idata))
-    no_chains = "draws of a guide do not depend on one another" if of_guide else "needs two chains or more, with four draws or more each"
+    found = found or convergence(idata)
+    no_chains = "draws of a guide do not depend on one another" if of_guide(idata) else "needs two chains or more, with four draws or more each"
     chosen = _chosen(idata, found) if found else []
     figures: dict[str, Callable[[], Figure | str]] = {
         "trace": lambda: plot_trace(chosen) if chosen else no_chains,
@@ -50,14 +49,15 @@ def write_figures(idata: InferenceData, folder: str | os.PathLike[str], found: C
         "frames": lambda: plot_frames(idata, found),
         "predictive": lambda: plot_predictive(idata),
     }
-    left_out = {}
+    written, left_out = list[Path](), dict[str, str]()
     for name, draw in figures.items():
         figure = draw()
         if isinstance(figure, str):
             left_out[name] = figure
         else:
-            save_figure(figure, Path(folder) / f"{name}.png")
-    return left_out
+            written.append(Path(folder) / f"{name}.png")
+            save_figure(figure, written[-1])
+    return written, left_out
 
 
 def _chosen(idata: InferenceData, found: Convergence) -> list[Coordinate]:

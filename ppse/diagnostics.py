@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .convergence import Convergence, bfmi, convergence, max_pareto_k, pareto_k
+from .convergence import Convergence, bfmi, convergence, max_pareto_k, of_guide, pareto_k
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -73,7 +73,7 @@ def verdict(idata: InferenceData, found: Convergence | None = None) -> Verdict:
             "The parameters of the model moved between these draws (EM), so that they follow no single law: "
             "what follows says how well the latents were explored, not how sure the parameters are."
         )
-    if "log_proposal" in stats:
+    if of_guide(idata):
         passed = "Passed: the guide is close enough to the posterior for importance weights to correct it."
         frames = _judge_guide(stats, time, lines, problems)
     else:

@@ -30,7 +30,7 @@ def load_run(path: str | os.PathLike[str]) -> InferenceData:
     """Read a run back, whole: the file is not held open, and what is damaged shows now.
 
     Raises:
-        ValueError: when the file is missing, no NetCDF, truncated, or has no posterior; the message says which.
+        ValueError: when the file is missing, no NetCDF, truncated, or has no draws; the message says which.
     """
     import arviz as az
     import h5py
@@ -52,6 +52,8 @@ def load_run(path: str | os.PathLike[str]) -> InferenceData:
         raise ValueError(f"{path}: {what} ({_first_line(error)}); {made_by}") from error
     if "posterior" not in idata.groups():
         raise ValueError(f"{path}: has no posterior group, but {', '.join(idata.groups()) or 'nothing'}; {made_by}")
+    if not {"chain", "draw"} <= set(idata["posterior"].sizes) or not idata["posterior"].data_vars:
+        raise ValueError(f"{path}: its posterior group has no draws (variables with dims chain and draw); {made_by}")
     return idata
 
 
