@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, utterances
-from ..models import FrameGain, VAESpeech
+from ..models import FrameGain, KnownSilence, VAESpeech
 from ..models.encoders import NoisyEncoder
 
 
@@ -79,7 +79,7 @@ def clean_guide(model: Mixture) -> EncoderGuide | None:
 def _guide(model: Mixture, encoder: Callable[[VAESpeech], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in model.sources.items():
-        while isinstance(source, FrameGain):
+        while isinstance(source, FrameGain | KnownSilence):
             source = source.source
         if isinstance(source, VAESpeech):
             encoders[f"{name}.z"] = encoder(source)

@@ -1,14 +1,18 @@
 """Generative models of speech and noise: each a source, ``(frames) -> ComplexNormal``."""
 
+from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
 from .gain import FrameGain
+from .gamma_chain import GammaChain, SmoothNMFNoise
+from .harmonic import HarmonicSpeech
 from .heavy_tailed import HeavyTailed
 from .nmf import NMFNoise, learn_dictionary
 from .nmf_speech import NMFSpeech
+from .silence import KnownSilence
 from .stationary import StationaryNoise
 from .vae import VAESpeech
 
 __all__ = [
-    "ARNoise", "Autoregressive", "AutoregressiveVAESpeech", "FrameGain", "HeavyTailed", "NMFNoise", "NMFSpeech", "StationaryNoise", "VAESpeech",
-    "learn_dictionary",
+    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed",
+    "KnownSilence", "NMFNoise", "NMFSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "learn_dictionary",
 ]
