@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from .convergence import Convergence, bfmi
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PAIRED = 4
@@ -54,7 +56,7 @@ def _place(idata: InferenceData, index: dict[str, int]) -> str:
 
 
 def _titles(chosen: Sequence[Coordinate]) -> list[str]:
-    return [f"{c.label} (R-hat {c.rhat:.3f})" if np.isfinite(c.rhat) else f"{c.label} (stands still)" for c in chosen]
+    return [f"{c.label} (R-hat {c.rhat:.3f})" if np.isfinite(c.rhat) else f"{c.label} (stands still, or is not finite)" for c in chosen]
 
 
 def _panels(chosen: Sequence[Coordinate]) -> tuple[Figure, NDArray[Any]]:
@@ -69,22 +71,20 @@ def _panels(chosen: Sequence[Coordinate]) -> tuple[Figure, NDArray[Any]]:
     return figure, axes[: len(chosen)]
 
 
-def plot_trace(chosen: Sequence[Coordinate]) -> Figure | str:
-    """What every chain did, and the density that each found; or why this cannot be drawn."""
-    import arviz as az
+def plot_trace(chosen: Sequence[Coordinate]) -> Figure:
+    """What every chain did, and the density that each found."""
     from matplotlib.figure import Figure
 
-    moving = [c for c in chosen if np.isfinite(c.draws).all()]
-    if not moving:
-        return "no coordinate is finite"
-    figure = Figure(figsize=(11, 0.6 + 1.7 * len(moving)), layout="constrained")
-    axes = figure.subplots(len(moving), 2, squeeze=False, width_ratios=(1, 2.2))
-    data = az.from_dict({str(i): c.draws for i, c in enumerate(moving)})
-    az.plot_trace(data, axes=axes, compact=False, divergences=None, trace_kwargs={"linewidth": 0.6, "alpha": 0.8})
-    for (density, trace), title in zip(axes, _titles(moving), strict=True):
-        density.set_title("density per chain" if density is axes[0, 0] else "", fontsize="medium")
-        density.set_yticks([])
+    figure = Figure(figsize=(11, 0.6 + 1.7 * len(chosen)), layout="constrained")
+    axes = figure.subplots(len(chosen), 2, squeeze=False, width_ratios=(1, 2.2))
+    for (density, trace), shown, title in zip(axes, chosen, _titles(chosen), strict=True):
+        for chain in shown.draws:
+            _density(density, chain)
+            trace.plot(chain, linewidth=0.6, alpha=0.8)
         trace.set_title(title, fontsize="medium")
+        trace.set_xlim(0, shown.draws.shape[1] - 1)
+        density.set_yticks([])
+    axes[0, 0].set_title("density per chain", fontsize="medium")
     axes[-1, 0].set_xlabel("value")
     axes[-1, 1].set_xlabel("draw")
     return figure
@@ -137,7 +137,6 @@ def _finish(figure: Figure, axes: NDArray[Any], chosen: Sequence[Coordinate], la
 
 def plot_energy(idata: InferenceData) -> Figure | str:
     """Energies and their changes, of the block whose E-BFMI is smallest and of a typical one; or why there is none."""
-    import arviz as az
     from matplotlib.figure import Figure
 
     stats: Any = idata.get("sample_stats", {})
@@ -146,6 +145,8 @@ def plot_energy(idata: InferenceData) -> Figure | str:
     if stats.sizes["draw"] < 4:
         return "needs four draws or more"
     energy, worst = stats["energy"], bfmi(stats).min("chain")
+    if not np.isfinite(worst).any():
+        return "no energy is finite, or none changes"
     blocks = worst.dims
     order = np.argsort(np.nan_to_num(worst.values, nan=-np.inf), axis=None)
     shown = {"smallest E-BFMI": order[0]} | ({"median E-BFMI": order[len(order) // 2]} if len(order) > 1 else {})
@@ -153,18 +154,17 @@ def plot_energy(idata: InferenceData) -> Figure | str:
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for panel, (name, i) in zip(axes, shown.items(), strict=True):
         index = {str(dim): int(k) for dim, k in zip(blocks, np.unravel_index(i, worst.shape), strict=True)}
-        values = energy.isel(index).transpose("chain", "draw")
-        if not np.isfinite(values).all():
-            return "not all energies are finite"
-        az.plot_energy({"energy": values.values.astype(float)}, ax=panel, bfmi=False, fill_alpha=(0.6, 0.6), fill_color=("C0", "C1"))
+        values = energy.isel(index).transpose("chain", "draw").values.astype(float)
+        for label, found in (("energy, less its mean", values - values.mean()), ("its change from draw to draw", np.diff(values))):
+            _density(panel, found.ravel(), label=label, fill=True)
         panel.set_title(f"{name}: {float(worst.isel(index)):.2f}{',' if index else ''}{_place(idata, index)}", fontsize="medium")
-        panel.set(xlabel="energy (nats), and its change from draw to draw", ylabel="density")
+        panel.set(xlabel="nats", yticks=[], ylabel="density")
+        panel.legend(frameon=False, fontsize="small")
     return figure
 
 
 def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Figure | str:
     """Coordinates of largest R-hat, among those that share a frame with the worst one, against one another; with the divergences of the frame."""
-    import arviz as az
     from matplotlib.figure import Figure
 
     event = [dim for dim in worst.at if dim not in ("frame", "utterance")]
@@ -173,21 +173,47 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
     dim, rest = event[-1], {d: i for d, i in worst.at.items() if d != event[-1]}
     order = np.argsort(-np.nan_to_num(found.rhat[worst.site].isel(rest).values, nan=np.inf), kind="stable")
     data = {f"{dim} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
-    if not all(np.isfinite(draws).all() for draws in data.values()):
-        return "not all draws are finite"
-    stats: Any = idata.get("sample_stats", {})
-    diverging = stats["diverging"].isel(rest, missing_dims="ignore").transpose("chain", "draw", ...) if "diverging" in stats else None
-    if diverging is None or diverging.ndim != 2 or not bool(diverging.any()):
-        marked, note = None, ""
-    else:
-        marked, note = {"diverging": diverging.values}, f", orange: {int(diverging.sum())} divergent steps"
+    diverging = _diverging(idata, rest)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(len(data), len(data), sharex="col")
-    az.plot_pair(
-        az.from_dict(data, sample_stats=marked), ax=axes, kind="scatter", marginals=True, textsize=10,
-        scatter_kwargs={"s": 8, "alpha": 0.4, "color": "C0"}, divergences=marked is not None, divergences_kwargs={"markersize": 5},
-    )
-    for density in axes.diagonal():
-        density.set(yticks=[], ylabel="")
-    figure.suptitle(f"{worst.site}{_place(idata, rest)}, where R-hat is largest{note}", fontsize="medium")
+    for (row, (down, ys)), (column, (along, xs)) in product(enumerate(data.items()), repeat=2):
+        panel = axes[row, column]
+        panel.set_visible(column <= row)
+        for x, y in zip(xs, ys, strict=True):
+            if row == column:
+                _density(panel, x)
+            else:
+                panel.plot(x, y, ".", markersize=2.5, alpha=0.5)
+        if row == column:
+            panel.set_yticks([])
+        else:
+            panel.plot(xs[diverging], ys[diverging], "kx", markersize=4)
+        panel.set(xlabel=along if row == len(data) - 1 else "", ylabel=down if column == 0 < row else "")
+    note = f"; crosses: {diverging.sum()} divergent steps" if diverging.any() else ""
+    figure.suptitle(f"{worst.site}{_place(idata, rest)}, where R-hat is largest; one colour per chain{note}", fontsize="medium")
     return figure
+
+
+def _diverging(idata: InferenceData, place: dict[str, int]) -> NDArray[np.bool_]:
+    """Which draws diverged there, (chain, draw); none where this was not noted for the place."""
+    stats: Any = idata.get("sample_stats", {})
+    sizes = idata["posterior"].sizes
+    nowhere = np.zeros((sizes["chain"], sizes["draw"]), bool)
+    if "diverging" not in stats:
+        return nowhere
+    found = stats["diverging"].isel(place, missing_dims="ignore").transpose("chain", "draw", ...).values
+    return found if found.ndim == 2 else nowhere
+
+
+def _density(panel: Axes, values: NDArray[np.floating], label: str | None = None, fill: bool = False) -> None:
+    """Density of the values that are finite, where they differ from one another, as ArviZ estimates it."""
+    import arviz as az
+
+    finite = values[np.isfinite(values)]
+    if finite.size < 2 or np.ptp(finite) <= 1e-9 * np.abs(finite).max():
+        panel.plot([], [], label=label)  # keeps the colours of the others
+        return
+    grid, density = az.kde(finite)
+    line, = panel.plot(grid, density, linewidth=1, label=label)
+    if fill:
+        panel.fill_between(grid, density, color=line.get_color(), alpha=0.3, linewidth=0)
