@@ -20,9 +20,8 @@ class RenyiBound:
     the model and the guide draw independently, frames as a rule: a few weights of a frame say something, while of those of a whole
     recording one would outweigh all others.
 
-    Pyro's own RenyiELBO weighs the plate members that all sites of the *model* share. With a guide that draws frames jointly, or
-    frames that are coupled by a recurrent network, this is no bound; it does not train plain modules (encoders), and with vectorised
-    particles it averages over the outermost dim, whatever that is. So ``fit`` does not take it.
+    Pyro's own RenyiELBO weighs the plate members that all sites of the *model* share. With a guide that draws frames jointly, or frames
+    that a recurrent network couples, it counts wrongly; and it does not train plain modules, such as encoders. So ``fit`` does not take it.
 
     Args:
         particles: K, draws side by side, in the dim of chains (-2).
