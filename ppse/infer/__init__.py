@@ -3,7 +3,7 @@
 from .adapt import TARGET_ACCEPTANCE, StepSizeAdapter, adapt_step_size
 from .blocks import BlockError
 from .density import LogDensity, Position, log_density
-from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, mcmc_e_step, point_e_step
+from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, last_draws, mcmc_e_step, point_e_step
 from .gibbs import Group, gibbs
 from .guide_quality import GuideQuality, guide_quality
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
@@ -13,10 +13,11 @@ from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
 from .svi import Objective, fit
 from .tempering import annealed, parallel_tempering, replicas
+from .warmup import Tuned, warm_up
 
 __all__ = [
     "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "RenyiBound", "State", "StepSizeAdapter", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "gibbs",
-    "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "log_density", "mala", "mcmc_e_step", "metropolis",
-    "parallel_tempering", "point_e_step", "replicas", "sample",
+    "Position", "Proposal", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit",
+    "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density", "mala", "mcmc_e_step",
+    "metropolis", "parallel_tempering", "point_e_step", "replicas", "sample", "warm_up",
 ]

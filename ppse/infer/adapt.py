@@ -1,4 +1,7 @@
-"""Step sizes that suit the target: found during warm-up, frozen afterwards."""
+"""Step sizes alone, by a search that can follow a target that moves, as it does in EM.
+
+For a target that stays as it is, :func:`ppse.infer.warm_up` finds a scale for every coordinate as well, and is better.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ TARGET_ACCEPTANCE = {"metropolis": 0.234, "mala": 0.574, "hmc": 0.651}
 
 class StepSizeAdapter:
     """Robbins-Monro search for the step size of every block at which a kernel accepts as often as wanted.
+
+    Its moves die out slowly and its average forgets, so that it follows parameters that M-steps change; the dual averaging of
+    :func:`ppse.infer.warm_up` settles sooner, on one target.
 
     Call it with the acceptance of each step; read :attr:`step_size` (pooled over chains, smoothed) when
     done. log(step_size) moves by ``rate * t^-0.6 * (acceptance - target)``.
@@ -50,7 +56,7 @@ class StepSizeAdapter:
 def adapt_step_size(
     kernel: Callable[[float | Tensor], Kernel], position: Position, steps: int, step_size: float, target_acceptance: float,
 ) -> tuple[Tensor, State]:
-    """Run warm-up steps and tune the step size of every block on the way.
+    """Run warm-up steps and tune the step size of every block on the way; :func:`ppse.infer.warm_up` tunes the scale, too.
 
     Args:
         kernel: step size → kernel, e.g. ``lambda e: mala(target, e)``.
