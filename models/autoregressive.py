@@ -103,6 +103,8 @@ class AutoregressiveVAESpeech(VAESpeech):
     it, in the frames plate, so that its encoders and guides fit; given the frames before, its density is written in every frame.
     As the frames are not independent, :func:`ppse.infer.log_density` takes whole utterances for blocks and refuses frames.
 
+    For r near 1 it is a Gaussian random walk with steps of standard deviation sqrt(2 (1 - r)), pulled back just enough to stay N(0, I).
+
     Args:
         correlation: r, of the codes of neighbouring frames, in (-1, 1); 0 is VAESpeech.
         n_freqs, n_latent, hidden, context: as for :class:`VAESpeech`.
