@@ -155,8 +155,10 @@ def plot_energy(idata: InferenceData) -> Figure | str:
     for panel, (name, i) in zip(axes, shown.items(), strict=True):
         index = {str(dim): int(k) for dim, k in zip(blocks, np.unravel_index(i, worst.shape), strict=True)}
         values = energy.isel(index).transpose("chain", "draw").values.astype(float)
-        for label, found in (("energy, less its mean", values - values.mean()), ("its change from draw to draw", np.diff(values))):
-            _density(panel, found.ravel(), label=label, fill=True)
+        with np.errstate(invalid="ignore"):  # infinite after a divergence
+            centred, changes = values - values[np.isfinite(values)].mean(), np.diff(values)
+        _density(panel, centred.ravel(), label="energy, less its mean", fill=True)
+        _density(panel, changes.ravel(), label="its change from draw to draw", fill=True)
         panel.set_title(f"{name}: {float(worst.isel(index)):.2f}{',' if index else ''}{_place(idata, index)}", fontsize="medium")
         panel.set(xlabel="nats", yticks=[], ylabel="density")
         panel.legend(frameon=False, fontsize="small")

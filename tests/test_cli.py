@@ -12,13 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from ppse import __version__ as version
-from ppse import audio, batch, choices, cli, demo, methods, weights
+from ppse import audio, batch, choices, cli, demo, methods, runs, weights
 from ppse.enhance import RANK, SPACING
 from ppse.mixture import Mixture
 from ppse.models import NMFNoise, VAESpeech
@@ -398,3 +399,36 @@ def test_train_and_use_the_weights(ppse, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", wave(), RATE)
     assert ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", out)[0] == 0
     assert ppse("sample", "-o", tmp_path / "s.wav", "--prior", out, "--seconds", "0.5")[0] == 0
+
+
+def draws(tmp_path: Path, name: str, values: np.ndarray) -> Path:
+    runs.save_run(az.from_dict({"speech.z": values}, dims={"speech.z": ["frame", "latent"]}), tmp_path / name)
+    return tmp_path / name
+
+
+def test_a_run_is_judged_in_words_figures_and_exit_code(ppse, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 500, 6, 2))
+    code, out = ppse("diagnose", draws(tmp_path, "good.nc", values))
+    assert code == 0 and "Passed" in out and "R-hat" in out and "0 of 6 frames fail" in out and "wrote" not in out
+    code, out = ppse("diagnose", draws(tmp_path, "bad.nc", values.cumsum(1)), "-o", tmp_path / "figures")
+    assert code == 3 and "Not to be relied on" in out and "6 of 6 frames fail (100.0%), at frame 0 to 5" in out
+    made = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert made == ["autocorrelation.png", "frames.png", "pair.png", "rank.png", "trace.png"] and all(name in out for name in made)
+    assert "left out: energy.png (only kernels" in out and "left out: predictive.png (no data were replicated" in out
+
+
+def test_a_run_that_cannot_be_judged_is_explained(ppse, tmp_path: Path) -> None:
+    path = draws(tmp_path, "run.nc", np.zeros((2, 10, 3, 1)))
+    cut = path.read_bytes()[:-500]
+    for name, content, reason in (("text.nc", b"hello" * 99, "no NetCDF file"), ("cut.nc", cut, "truncated"), ("empty.nc", b"", "empty")):
+        (tmp_path / name).write_bytes(content)
+        code, out = ppse("diagnose", tmp_path / name)
+        assert code == 1 and f"{name}: " in out and reason in out and "Traceback" not in out
+    code, out = ppse("diagnose", tmp_path / "none.nc")
+    assert code == 1 and "none.nc: no such file; expected a run" in out
+    runs.save_run(az.from_dict(prior={"z": np.zeros((1, 5))}), tmp_path / "prior.nc")
+    code, out = ppse("diagnose", tmp_path / "prior.nc")
+    assert code == 1 and "no posterior group, but prior" in out
+    (tmp_path / "file").write_text("")
+    code, out = ppse("diagnose", path, "-o", tmp_path / "file")
+    assert code == 1 and "cannot be written" in out

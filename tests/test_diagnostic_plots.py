@@ -112,6 +112,10 @@ def test_one_chain_and_chains_that_stand_still_or_are_not_finite(unwritten: None
     idata.posterior["speech.z"][:] = 1.0
     _, left_out = write_figures(idata, tmp_path)
     assert set(left_out) == {"predictive"}
+    idata.sample_stats["energy"][:, 3] = np.inf
+    _, left_out = write_figures(idata, tmp_path)
+    assert set(left_out) == {"predictive", "energy"}
+    idata.sample_stats["energy"][:, :, 0] = 1.0
     idata.posterior["speech.z"][:] = np.nan
     idata.sample_stats["energy"][:] = np.nan
     _, left_out = write_figures(idata, tmp_path)

@@ -84,6 +84,9 @@ def test_what_is_no_run_is_refused_with_a_reason(idata: az.InferenceData, tmp_pa
     save_run(az.InferenceData(prior=idata.posterior), path)
     with pytest.raises(ValueError, match="no posterior group, but prior"):
         load_run(path)
+    save_run(az.InferenceData(posterior=idata.posterior.mean("draw")), path)
+    with pytest.raises(ValueError, match="no draws"):
+        load_run(path)
 
 
 def test_damage_anywhere_is_an_error_that_names_the_file(idata: az.InferenceData, tmp_path: Path) -> None:
