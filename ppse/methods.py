@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyro
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .guides import EncoderGuide, clean_guide, starting_guide
+from .guides import EncoderGuide, clean_guide, mean_field, starting_guide
 from .infer import (
     TARGET_ACCEPTANCE,
     EStep,
@@ -187,16 +188,35 @@ def hmc_em(
 
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
-        laws, noise = ({}, None) if problem.guide is None else problem.guide.listen(*problem.args)
-        if noise is not None:
-            fit_noise(problem.model, noise.detach(), {site.split(".")[0] for site in laws}, problem.observed)
-        start, scale = ({site: law[i].detach() for site, law in laws.items()} for i in (0, 1))
+        laws = _hear(problem)
+        start, scale = ({site: law[i] for site, law in laws.items()} for i in (0, 1))
         return mcmc_e_step(
             target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size, settle=settle, adapt=adapt,
             target_acceptance=TARGET_ACCEPTANCE["hmc"],
         )
 
     return Method("hmc_em", e_step, starting_guide, iterations, average)
+
+
+def svi_em(
+    family: Callable[..., nn.Module] = mean_field, iterations: int = 80, steps: int = 5, learning_rate: float = 0.02, draws: int = 4,
+    average: int = 30,
+) -> Method:
+    """Variational EM with a guide of the recording itself, semi-amortised: from the noisy encoder, where there is one, and refined from there.
+
+    Works with any continuous latents, with an encoder or without. The noise starts as for :func:`hmc_em`.
+
+    Args:
+        family: ``mean_field``, ``per_frame``, ``low_rank`` or ``flow`` of :mod:`ppse.guides`, or a function like them.
+        steps, learning_rate: Adam steps on the ELBO per iteration.
+        draws: how many the M-step gets.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        guide = family(problem.model, *problem.args, start=_hear(problem))
+        return guide_e_step(problem.model, guide, problem.args, draws=draws, steps=steps, learning_rate=learning_rate)
+
+    return Method("svi_em", e_step, starting_guide, iterations, min(average, iterations))
 
 
 def default(iterations: int = 60, chains: int = 1) -> Method:
@@ -216,6 +236,17 @@ def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int
     return int(share * settle), int(share * adapt), max(1, int(share * average))
 
 
+def _hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
+    """Start the noise at what the noisy encoder hears of it; mean and standard deviation of the latents that it proposes."""
+    if problem.guide is None:
+        return {}
+    with torch.no_grad():
+        laws, noise = problem.guide.listen(*problem.args)
+    if noise is not None:
+        fit_noise(problem.model, noise, {site.split(".")[0] for site in laws}, problem.observed)
+    return laws
+
+
 def _start(problem: Problem) -> dict[str, Tensor] | None:
     """Constrained values at which the chains start: the means of the guide."""
     if problem.guide is None:
@@ -226,5 +257,5 @@ def _start(problem: Problem) -> dict[str, Tensor] | None:
     return {site: loc.detach() for site, (loc, _) in laws.items()}
 
 
-ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em)
+ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, svi_em)
 """The methods that commands and benchmarks offer, by their function names."""

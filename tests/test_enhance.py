@@ -51,7 +51,7 @@ def test_estimates_add_up_to_the_recording(model: ppse.Mixture, quick: Method) -
     assert np.abs(sum(result.estimates.values()) - wave).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mcem", "ld_em", "mala_em", "vem", "peem", "hmc_em", "default", "fast"])
+@pytest.mark.parametrize("name", ["mcem", "ld_em", "mala_em", "vem", "peem", "hmc_em", "svi_em", "default", "fast"])
 def test_every_method_runs_and_reports(model: ppse.Mixture, name: str) -> None:
     method = getattr(methods, name)(iterations=3)
     result = ppse.enhance(noisy(0.3), model, method, std=True)

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -6,10 +8,13 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from ppse import Mixture
-from ppse.guides import EncoderGuide
+from ppse import ComplexNormal, Mixture
+from ppse.guides import EncoderGuide, flow, low_rank, mean_field, per_frame
 from ppse.infer import fit
-from ppse.models import VAESpeech
+from ppse.inference import infer
+from ppse.methods import svi_em
+from ppse.mixture import Frames
+from ppse.models import HeavyTailed, NMFNoise, VAESpeech
 
 OBSERVED = torch.linspace(-1, 2, 6)
 
@@ -51,3 +56,32 @@ def test_a_loss_that_is_not_finite_is_reported() -> None:
 
     with pytest.raises(ValueError, match=r"loss is nan at step 0; lower the learning rate \(0.5\)"):
         fit(Broken(), AutoNormal(_model), steps=3, learning_rate=0.5)
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+@pytest.mark.parametrize("family", [mean_field, per_frame, low_rank, flow])
+def test_em_with_a_guide_of_the_recording(family: Callable[..., nn.Module], lead: tuple[int, ...]) -> None:
+    """Of latents that an encoder knows and of some that it does not; what is averaged explains the recording."""
+    model = Mixture(speech=VAESpeech(9, 2, (5,), 4), noise=HeavyTailed(NMFNoise(2)))
+    x = torch.randn(*lead, 12, 9, dtype=torch.complex64) * torch.linspace(0.3, 2.0, 12).unsqueeze(-1)
+    weights = [p.clone() for p in model.parameters()]
+    found = infer(model, x, svi_em(family, iterations=25, steps=3, average=5))
+    assert found.draws["speech.z"].shape == (*lead[:1], 4, 12, 2) and found.draws["noise.scale"].shape == (*lead[:1], 4, 12, 1)
+    assert sum(found.objective[-5:]) / 5 > found.objective[0] + 0.1
+    torch.testing.assert_close(found.sources["speech"].loc + found.sources["noise"].loc, x, atol=1e-5, rtol=0)
+    assert all(torch.equal(p, q) for p, q in zip(weights, model.parameters(), strict=True))
+
+
+def test_em_with_a_guide_needs_no_encoder() -> None:
+    """Student-t noise of unit power: p(log u | x) is exp(-a log u - b / u), its best normal law N(log(b / a) + 1 / (2 a), 1 / a)."""
+
+    def unit(frames: Frames) -> ComplexNormal:
+        return ComplexNormal(0j, torch.ones(frames.size, 9))
+
+    x = torch.randn(20, 9, dtype=torch.complex64) * torch.linspace(0.2, 3.0, 20).unsqueeze(-1)
+    found = infer(Mixture(noise=HeavyTailed(unit, dof=4.0)), x, svi_em(iterations=80, draws=500, learning_rate=0.03, average=1))
+    a, b = 2.0 + 9, 2.0 + x.abs().square().sum(-1)
+    log_scale = found.draws["noise.scale"].log().squeeze(-1)
+    torch.testing.assert_close(log_scale.mean(0), (b / a).log() + 0.5 / a, atol=0.2, rtol=0)
+    torch.testing.assert_close(log_scale.mean(), ((b / a).log() + 0.5 / a).mean(), atol=0.04, rtol=0)
+    torch.testing.assert_close(log_scale.std(0).mean(), torch.tensor(a**-0.5), atol=0.03, rtol=0)
