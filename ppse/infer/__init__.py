@@ -8,6 +8,7 @@ from .gibbs import Group, gibbs
 from .guide_quality import GuideQuality, guide_quality
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
 from .proposals import guide_draws
+from .pyro_mcmc import PyroKernel, nuts
 from .renyi import RenyiBound
 from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
@@ -17,7 +18,7 @@ from .warmup import Tuned, warm_up
 
 __all__ = [
     "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed", "elliptical_slice", "em", "fit",
-    "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density", "mala", "mcmc_e_step",
-    "metropolis", "parallel_tempering", "point_e_step", "replicas", "sample", "warm_up",
+    "Position", "Proposal", "PyroKernel", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed", "elliptical_slice",
+    "em", "fit", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density",
+    "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "point_e_step", "replicas", "sample", "warm_up",
 ]

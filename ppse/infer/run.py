@@ -64,7 +64,11 @@ def sample(
             stats.append(info)
         if callback:
             callback(step, state, info)
-    values = {name: torch.stack([position[name] for position in kept]) for name in target.sites}
+    return collected(target, {name: torch.stack([position[name] for position in kept]) for name in target.sites}, stats, state)
+
+
+def collected(target: LogDensity, values: dict[str, Tensor], stats: Sequence[Info], state: State) -> Draws:
+    """Draws from constrained values, each with a leading draw dim, the info of every draw, and the last state."""
     depths = {name: state.position[name].dim() - target.event_dim(name) for name in target.sites}
     plates = {name: by_dim(target.plates[name], depth) for name, depth in depths.items()}
     known = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
@@ -74,7 +78,8 @@ def sample(
 
 def stacked(infos: Sequence[Info]) -> Info:
     """The infos of many steps as one, each field with a leading draw dim; what a kernel does not report stays None."""
-    return Info(*(None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True)))  # type: ignore[arg-type]  # only the last two may be None
+    fields = (None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True))
+    return Info(*fields)  # type: ignore[arg-type]  # only those may be None that may be None in a step
 
 
 def by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:

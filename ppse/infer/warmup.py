@@ -40,11 +40,12 @@ def warm_up(
 ) -> Tuned:
     """Run a kernel and tune the step size of every block and the scale of every coordinate on the way. Random.
 
-    The step size follows dual averaging towards the wanted acceptance, pooled over the chains, block by block. The scale (the
-    root of the inverse of a diagonal mass) is the spread of the positions within chains (chains in different modes would
-    make it too wide for any of them) in windows that double in length, shrunk a little towards the first guess. In every block it keeps the (geometric) mean of the first
-    guess: the size that all coordinates have in common is in the step size. The first 15 % of the steps (75 at most) only look for the typical
-    set, the last 10 % (50 at most) only settle the step size. Draws of the warm-up do not follow the target and are not kept.
+    The step size follows dual averaging towards the wanted acceptance, pooled over the chains, block by block; it ends somewhat
+    below it, accepting more. The scale (the root of the inverse of a diagonal mass) is the spread of the positions within
+    chains (chains in different modes would make it too wide for any of them) in windows that double in length, shrunk a little
+    towards the first guess. In every block it keeps the geometric mean of the first guess: the size that all coordinates have
+    in common is in the step size. The first 15 % of the steps (75 at most) only look for the typical set, the last 10 %
+    (50 at most) only settle the step size. Draws of the warm-up do not follow the target and are not kept.
 
     Args:
         target: density that the kernel is made for.
