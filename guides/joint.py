@@ -20,51 +20,58 @@ Law = Callable[[Tensor, Tensor], nn.Module]
 
 
 class Joint(PyroModule):
-    """Draws the unconstrained values of its sites as vectors, one for each member of the plates kept, of all else together.
+    """Draws the unconstrained values of some latents as vectors, one for each member of the plates kept, of all else together.
 
-    The vector is the auxiliary site ``joint``; the sites are functions of it. For latents z (T, L) and u (T,), L + 1 numbers for each
-    frame with the plate "frames" kept, or T (L + 1) numbers without.
+    The vector is the auxiliary site ``joint``; those latents are functions of it. For z (T, L) and u (T,), L + 1 numbers for each
+    frame with the plate "frames" kept, or T (L + 1) numbers without. Other latents have the mean-field law.
 
     Args:
-        sites: at least one.
+        sites: all latents of the model, in its order.
+        together: those that the vector holds, at least one.
         law: of the vectors.
-        keep: names of the plates kept; all sites lie in them.
+        keep: names of the plates kept; the sites of the vector lie in them.
         start, scale: as in :func:`ppse.guides.mean_field`.
-        rest: guide of the other latents of the model, if there are any.
     """
 
     def __init__(
-        self, sites: list[LatentSite], law: Law, keep: set[str], start: Start | None, scale: float, rest: MeanField | None = None,
+        self, sites: list[LatentSite], together: Callable[[LatentSite], bool], law: Law, keep: set[str], start: Start | None, scale: float,
     ) -> None:
         super().__init__()
         self.sites = sites
-        self.kept = tuple(plate for plate in sites[0].plates if plate.name in keep)
-        starts = [[self._flat(site, value) for value in site.start(start, scale)] for site in sites]
+        self.vector = [site for site in sites if together(site)]
+        self.kept = tuple(plate for plate in self.vector[0].plates if plate.name in keep)
+        starts = [[self._flat(site, value) for value in site.start(start, scale)] for site in self.vector]
         self.law = law(*(torch.cat(parts, -1) for parts in zip(*starts, strict=True)))
-        self.rest = rest
+        self.rest = MeanField([site for site in sites if not together(site)], start, scale)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw every latent, in its own support; shapes as in the model."""
         inside = Plates()
-        draws: dict[str, Tensor] = {} if self.rest is None else self.rest.draw(inside)
         with inside(self.kept):
             vector = pyro.sample("joint", self.law(), infer={"is_auxiliary": True})
-        at = 0
-        for site in self.sites:
-            size = math.prod(plate.size for plate in self._folded(site)) * site.event.numel()
-            free = self._unflat(site, vector[..., at : at + size])
-            at += size
-            value = site.transform(free)
-            n_batch = free.dim() - len(site.event)
-            with inside(site.plates):
-                draws[site.name] = pyro.sample(site.name, dist.Delta(value, event_dim=value.dim() - n_batch))
-                if site.constrained:
-                    # A site of its own, as TraceMeanField_ELBO does not look at the log_density of a Delta.
-                    slope = site.transform.log_abs_det_jacobian(free, value)
-                    inner = tuple(range(n_batch, slope.dim()))
-                    shrinkage = dist.Unit(-slope.sum(inner) if inner else -slope, has_rsample=True)
-                    pyro.sample(f"{site.name}_jacobian", shrinkage, infer={"is_auxiliary": True})
-        return draws
+        sizes = [math.prod(plate.size for plate in self._folded(site)) * site.event.numel() for site in self.vector]
+        parts = {site.name: part for site, part in zip(self.vector, vector.split(sizes, -1), strict=True)}
+        rest = {site.name: i for i, site in enumerate(self.rest.sites)}
+        # In the order of the model, on which TraceMeanField_ELBO insists.
+        return {
+            site.name: self._placed(site, parts[site.name], inside) if site.name in parts else self.rest.draw(rest[site.name], inside)
+            for site in self.sites
+        }
+
+    def _placed(self, site: LatentSite, part: Tensor, inside: Plates) -> Tensor:
+        """Declare a latent at its part of the vector."""
+        free = self._unflat(site, part)
+        value = site.transform(free)
+        n_batch = free.dim() - len(site.event)
+        with inside(site.plates):
+            value = pyro.sample(site.name, dist.Delta(value, event_dim=value.dim() - n_batch))
+            if site.constrained:
+                # A site of its own, as TraceMeanField_ELBO does not look at the log_density of a Delta.
+                slope = site.transform.log_abs_det_jacobian(free, value)
+                inner = tuple(range(n_batch, slope.dim()))
+                shrinkage = dist.Unit(-slope.sum(inner) if inner else -slope, has_rsample=True)
+                pyro.sample(f"{site.name}_jacobian", shrinkage, infer={"is_auxiliary": True})
+        return value
 
     def _folded(self, site: LatentSite) -> list[Plate]:
         """The plates of a site that are in the vector."""
@@ -98,11 +105,14 @@ def joint_in_frames(model: Callable[..., Any], args: tuple[Any, ...], law: Law, 
         ValueError: when no latent lies in the plate "frames".
     """
     sites = latent_sites(model, args, start)
-    within = [site for site in sites if any(plate.name == "frames" for plate in site.plates)]
+    within = [site for site in sites if _in_frames(site)]
     if not within:
         raise ValueError(f"guide: none of the latents {[site.name for site in sites]} lies in the plate 'frames'; use mean_field or low_rank")
-    shared = [site for site in sites if site not in within]
-    return Joint(within, law, common_plates(within), start, scale, MeanField(shared, start, scale) if shared else None)
+    return Joint(sites, _in_frames, law, common_plates(within), start, scale)
+
+
+def _in_frames(site: LatentSite) -> bool:
+    return any(plate.name == "frames" for plate in site.plates)
 
 
 def common_plates(sites: list[LatentSite]) -> set[str]:

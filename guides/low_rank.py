@@ -54,4 +54,4 @@ def low_rank(model: Callable[..., Any], *args: Any, rank: int = 8, start: Start 
     if rank < 1:
         raise ValueError(f"low_rank: rank={rank}; expected 1 or more (mean_field is the family without)")
     sites = latent_sites(model, args, start)
-    return Joint(sites, lambda loc, scale: LowRankNormal(loc, scale, rank), common_plates(sites) - {"frames"}, start, scale)
+    return Joint(sites, lambda _: True, lambda loc, scale: LowRankNormal(loc, scale, rank), common_plates(sites) - {"frames"}, start, scale)

@@ -40,18 +40,16 @@ class MeanField(PyroModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw every latent, in its own support; shapes as in the model."""
-        return self.draw(Plates())
+        inside = Plates()
+        return {site.name: self.draw(i, inside) for i, site in enumerate(self.sites)}
 
-    def draw(self, inside: Plates) -> dict[str, Tensor]:
-        """As calling it, in plates that other guides of the same run may share."""
-        draws = {}
-        for site, law in zip(self.sites, self.laws, strict=True):
-            normal = law().to_event(len(site.event))
-            with inside(site.plates):
-                draws[site.name] = pyro.sample(
-                    site.name, dist.TransformedDistribution(normal, [site.transform]) if site.constrained else normal
-                )
-        return draws
+    def draw(self, index: int, inside: Plates) -> Tensor:
+        """Draw one of the sites, in plates that the guides of a run share."""
+        site = self.sites[index]
+        normal = self.laws[index]().to_event(len(site.event))
+        with inside(site.plates):
+            value: Tensor = pyro.sample(site.name, dist.TransformedDistribution(normal, [site.transform]) if site.constrained else normal)
+        return value
 
 
 def mean_field(model: Callable[..., Any], *args: Any, start: Start | None = None, scale: float = 0.1) -> MeanField:

@@ -210,6 +210,8 @@ def test_every_family_fits_the_graph_of_every_mixture(family: Callable[..., nn.M
         parameters = list(guide.parameters())
         gradients = torch.autograd.grad(elbo.differentiable_loss(model, guide, x), parameters, allow_unused=True)
         assert all(g is not None and g.isfinite().all() for g in gradients), name
+        with pyro.validation_enabled(True):  # warns where guide and model have another order of sites
+            assert TraceMeanField_ELBO().differentiable_loss(model, guide, x).isfinite()
         assert copy.deepcopy(guide)(x)  # em refines a copy
 
 

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -121,6 +121,57 @@ def test_a_constant_outside_of_the_blocks_counts_once() -> None:
     draws = guide_draws(with_constant, _guide(1.0), X, num_samples=100)
     assert draws.blocks == ("chains", "frames")
     assert guide_quality(draws).elbo == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_frames_that_the_model_ties_together_are_one_block() -> None:
+    """A decoder with memory declares independent frames, which they are not."""
+
+    def memory(x: Tensor) -> None:
+        with pyro.plate("frames", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.cumsum(-1), S), obs=x)
+
+    lower = torch.ones(T, T, dtype=torch.float64).tril()
+    evidence = dist.MultivariateNormal(torch.zeros_like(X), lower @ lower.mT + S**2 * torch.eye(T)).log_prob(X)
+    covariance = (torch.eye(T) + lower.mT @ lower / S**2).inverse()
+    guide = low_rank(memory, X)
+    law = guide.law
+    with torch.no_grad():
+        law.loc.copy_(covariance @ lower.mT @ X / S**2)
+        law.diagonal = 1e-10 * torch.ones_like(X)
+        law.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+    draws = guide_draws(memory, guide, X, num_samples=100)
+    assert draws.blocks == ("chains", "") and guide_quality(draws).elbo == pytest.approx(evidence.item(), abs=1e-4)
+    assert guide_draws(memory, _guide(1.0), X, num_samples=1).blocks == ("chains", "")
+    assert RenyiBound(5).differentiable_loss(memory, guide, X).item() == pytest.approx(-evidence.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+def test_the_objectives_agree_on_a_mixture_with_bins_that_do_not_count(lead: tuple[int, ...]) -> None:
+    x = torch.randn(*lead, T, 9, dtype=torch.complex128)
+    observed = torch.rand(*lead, T, 9) > 0.3
+    mixture = Mixture(speech=VAESpeech(9, 2, (5,)), noise=StationaryNoise()).double()
+    mixture.start(x, observed)
+    guide = mean_field(mixture, x, observed, scale=0.3)
+    nesting = 3 if lead else 1
+    objectives = [
+        *(elbo(num_particles=4000, vectorize_particles=True, max_plate_nesting=nesting) for elbo in (Trace_ELBO, TraceMeanField_ELBO)),
+        RenyiBound(4000, 1.0),
+    ]
+    # What is hidden has no part in it.
+    other = torch.where(observed, x, 30 * x + 1)
+    with torch.no_grad():
+        losses = [objective.differentiable_loss(mixture, guide, x_, observed).item() for objective in objectives for x_ in (x, other)]
+    assert losses == pytest.approx([losses[0]] * len(losses), abs=0.2)
+    # And the bound of a batch is the sum of those of its recordings.
+    if lead:
+        apart = 0.0
+        for b in range(2):
+            single = Mixture(speech=mixture.speech, noise=StationaryNoise()).double()
+            single.start(x[b, 0], observed[b, 0])
+            own = x[b, 0], observed[b, 0]
+            apart += RenyiBound(4000, 1.0).differentiable_loss(single, mean_field(single, *own, scale=0.3), *own).item()
+        assert apart == pytest.approx(losses[0], abs=0.2)
 
 
 def test_batches_have_a_k_hat_for_every_frame_of_every_recording() -> None:
