@@ -38,21 +38,23 @@ class Coordinate(NamedTuple):
 def coordinate(idata: InferenceData, name: str, index: dict[str, int], rhat: float) -> Coordinate:
     """The draws of one number of a site, and words for where it is (seconds and Hz, where these are known)."""
     draws = idata["posterior"][name].isel(index).transpose("chain", "draw").values.astype(float)
-    return Coordinate(name, index, f"{name}{_place(idata, index)}", rhat, draws)
+    return Coordinate(name, index, f"{name}{_place(idata, name, index)}", rhat, draws)
 
 
-def _place(idata: InferenceData, index: dict[str, int]) -> str:
-    """Where a coordinate is: " at 1.23 s, latent 4"."""
+def _place(idata: InferenceData, site: str, index: dict[str, int]) -> str:
+    """Where a coordinate of a site is: "[3, 1] at 1.23 s, latent 4"; in brackets the dims without a name of their own."""
     constants: Any = idata.get("constant_data", {})
-    words = []
+    unnamed, words = list[str](), list[str]()
     for dim, i in index.items():
         if dim == "frame" and "time" in constants:
             words.append(f"at {float(constants['time'][i]):.2f} s")
-        elif dim == "freq" and "freq" in idata["posterior"].coords:
-            words.append(f"{float(idata['posterior']['freq'][i]):.0f} Hz")
+        elif dim == "freq" and np.issubdtype(idata["posterior"]["freq"].dtype, np.floating):  # Hz, of a known STFT
+            words.append(f"at {float(idata['posterior']['freq'][i]):.0f} Hz")
+        elif dim.startswith((f"{site}_event_", f"{site}_batch_")):
+            unnamed.append(str(i))
         else:
-            words.append(f"{dim} {i}")
-    return f" {', '.join(words)}" if words else ""
+            words.append(f"{dim.removeprefix(f'{site}_')} {i}")
+    return (f"[{', '.join(unnamed)}]" if unnamed else "") + (f" {', '.join(words)}" if words else "")
 
 
 def _titles(chosen: Sequence[Coordinate]) -> list[str]:
@@ -159,7 +161,7 @@ def plot_energy(idata: InferenceData) -> Figure | str:
             centred, changes = values - values[np.isfinite(values)].mean(), np.diff(values)
         _density(panel, centred.ravel(), label="energy, less its mean", fill=True)
         _density(panel, changes.ravel(), label="its change from draw to draw", fill=True)
-        panel.set_title(f"{name}: {float(worst.isel(index)):.2f}{',' if index else ''}{_place(idata, index)}", fontsize="medium")
+        panel.set_title(f"{name}: {float(worst.isel(index)):.2f}{',' if index else ''}{_place(idata, '', index)}", fontsize="medium")
         panel.set(xlabel="nats", yticks=[], ylabel="density")
         panel.legend(frameon=False, fontsize="small")
     return figure
@@ -174,7 +176,8 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
         return f"{worst.site}, of largest R-hat, is one number{' per frame' if 'frame' in worst.at else ''}"
     dim, rest = event[-1], {d: i for d, i in worst.at.items() if d != event[-1]}
     order = np.argsort(-np.nan_to_num(found.rhat[worst.site].isel(rest).values, nan=np.inf), kind="stable")
-    data = {f"{dim} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
+    axis = "entry" if dim.startswith((f"{worst.site}_event_", f"{worst.site}_batch_")) else dim.removeprefix(f"{worst.site}_")
+    data = {f"{axis} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
     diverging = _diverging(idata, rest)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(len(data), len(data), sharex="col")
@@ -185,14 +188,14 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
             if row == column:
                 _density(panel, x)
             else:
-                panel.plot(x, y, ".", markersize=2.5, alpha=0.5)
+                panel.plot(x, y, ".", markersize=2.5, alpha=0.5, zorder=3)
         if row == column:
             panel.set_yticks([])
         else:
-            panel.plot(xs[diverging], ys[diverging], "kx", markersize=4)
+            panel.plot(xs[diverging], ys[diverging], "kx", markersize=4, alpha=0.6)
         panel.set(xlabel=along if row == len(data) - 1 else "", ylabel=down if column == 0 < row else "")
     note = f"; crosses: {diverging.sum()} divergent steps" if diverging.any() else ""
-    figure.suptitle(f"{worst.site}{_place(idata, rest)}, where R-hat is largest; one colour per chain{note}", fontsize="medium")
+    figure.suptitle(f"{worst.site}{_place(idata, worst.site, rest)}, where R-hat is largest; one colour per chain{note}", fontsize="medium")
     return figure
 
 

@@ -67,13 +67,15 @@ def verdict(idata: InferenceData, found: Convergence | None = None) -> Verdict:
     stats: Any = idata.get("sample_stats", {})
     constants: Any = idata.get("constant_data", {})
     time = constants["time"].values if "time" in constants else None
-    lines, problems = [f"{posterior.sizes['chain']} chains of {posterior.sizes['draw']} draws each."], list[str]()
+    chains, n_draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    lines, problems = [f"{chains} chains of {n_draws} draws each." if chains > 1 else f"One chain of {n_draws} draws."], list[str]()
     if posterior.attrs.get("parameters_moved"):
         lines.append(
             "The parameters of the model moved between these draws (EM), so that they follow no single law: "
             "what follows says how well the latents were explored, not how sure the parameters are."
         )
     if of_guide(idata):
+        lines.pop(0)
         passed = "Passed: the guide is close enough to the posterior for importance weights to correct it."
         frames = _judge_guide(stats, time, lines, problems)
     else:
@@ -149,7 +151,7 @@ def _judge_guide(stats: Any, time: NDArray[Any] | None, lines: list[str], proble
     limit = max_pareto_k(count)
     bad = ~(shapes <= limit)
     largest = f"up to {float(shapes.max()):.2f}" if bool(shapes.notnull().any()) else "undefined"
-    lines.append(f"Independent draws of a guide; Pareto k-hat of their importance weights {largest}, with {count} draws at most {limit:.2f} is fine.")
+    lines.append(f"The draws are of a guide. Pareto k-hat of their importance weights {largest}; of {count} draws, at most {limit:.2f} is fine.")
     advice = "the posterior is wider than the guide, or elsewhere: use a richer guide, or start a kernel at its draws"
     frames = _frames(bad) if "frame" in bad.dims else None
     if frames is not None:

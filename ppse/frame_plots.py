@@ -123,7 +123,7 @@ def _per_frame(values: Any) -> NDArray[Any] | None:
 def _draw(panel: Axes, time: NDArray[Any], title: str, lines: dict[str, NDArray[Any]], limit: float) -> None:
     for label, values in lines.items():
         panel.plot(time, values, linewidth=0.9, label=label)
-    panel.axhline(limit, color="k", linestyle="--", linewidth=0.8, label=f"limit {limit:.4g}")
+    panel.axhline(limit, color="k", linestyle="--", linewidth=0.8, label=f"limit {limit:.3g}")
     if "sample size" in title:
         panel.set_yscale("log")
     if title == "acceptance":

@@ -136,6 +136,23 @@ def test_the_worst_coordinate_is_named_and_placed(run: tuple[az.InferenceData, C
     assert isinstance(figure, Figure) and "speech.z at" in figure.get_suptitle() and "latent 2" in {axes.get_ylabel() for axes in figure.axes}
 
 
+def test_coordinates_of_parameters_say_where_they_are() -> None:
+    ones = torch.ones(N, C, 1)
+    values = {"noise.W": torch.randn(N, C, 1, F, 2), "a.z": torch.randn(N, C, T, 2), "b.z": torch.randn(N, C, T, 3)}
+    plates = {"noise.W": ("chains", ""), "a.z": ("chains", "frames"), "b.z": ("chains", "frames")}
+    draws = Draws(values, Info(ones, ones > 0, -ones, ones < 0), None, plates, ("chains", ""))
+    bare, named = to_arviz(draws), to_arviz(draws, stft=SMALL, dims={"noise.W": ("freq", "pattern")})
+    at = {"noise.W_event_0": 3, "noise.W_event_1": 1}
+    assert coordinate(bare, "noise.W", at, 1.0).label == "noise.W[3, 1]"
+    assert coordinate(named, "noise.W", {"freq": 4, "pattern": 1}, 1.0).label == "noise.W at 25 Hz, pattern 1"
+    assert coordinate(bare, "b.z", {"frame": 2, "b.z_latent": 1}, 1.0).label == "b.z frame 2, latent 1"
+    found = convergence(bare)
+    assert found is not None
+    figure = plot_pair(bare, found, coordinate(bare, "noise.W", at, 1.0))
+    assert isinstance(figure, Figure) and "noise.W[3], where" in figure.get_suptitle()
+    assert {axes.get_xlabel() for axes in figure.axes} == {"", "entry 0", "entry 1"}
+
+
 def test_ranks_of_every_chain_are_all_counted(run: tuple[az.InferenceData, Convergence]) -> None:
     idata, found = run
     shown = coordinate(idata, "speech.z", {"frame": 7, "latent": 2}, 2.0)
