@@ -1,11 +1,16 @@
-"""Contract checks for people who write a source or a kernel, and a statistical check of draws.
+"""Contract checks for people who write a source or a kernel, statistical checks of draws, and simulation-based calibration.
 
 Each check raises an ``AssertionError`` that says what is wrong; a source or kernel that passes can be used
 with everything else in the package. For use in tests, not in inference.
 """
 
+from .calibration import Calibration, Sampler, around_truth, assert_calibrated, calibrate
 from .draws import assert_moments
 from .kernels import KernelFactory, check_kernel
+from .ranks import plot_ranks, uniformity
 from .sources import check_source
 
-__all__ = ["KernelFactory", "assert_moments", "check_kernel", "check_source"]
+__all__ = [
+    "Calibration", "KernelFactory", "Sampler", "around_truth", "assert_calibrated", "assert_moments", "calibrate", "check_kernel", "check_source",
+    "plot_ranks", "uniformity",
+]
