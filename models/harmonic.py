@@ -19,8 +19,9 @@ from ..stft import POWER_FLOOR
 class HarmonicSpeech(PyroModule):
     """Harmonic plus noise: s_tf ~ CN(0, exp(e_tf) (w_t comb(f / f0_t) + 1 - w_t) + POWER_FLOOR); frames are independent given the latents.
 
-    comb(p) = exp(sharpness cos(2 pi p)) / I0(sharpness) has a peak at every whole p and mean 1, so that pitch and voicing do not change the
-    loudness. Sites, all in the frames plate: ``pitch`` f0 in Hz, log-normal; ``voicing`` w, uniform on (0, 1); ``envelope`` c, J standard
+    comb(p) = exp(k cos(2 pi p)) / I0(k) has a peak at every whole p and mean 1, so that pitch and voicing do not change the loudness. The
+    peaks blur into noise towards high harmonics, as a pitch that moves within the frame makes them: 1 / k = 1 / sharpness +
+    (2 pi jitter f / f0)^2. Sites, all in the frames plate: ``pitch`` f0 in Hz, log-normal; ``voicing`` w, uniform on (0, 1); ``envelope`` c, J standard
     normal values that make e_tf = sum_j (location_j + spread_j c_tj) cos(pi j (f + 1/2) / F). The posterior of the pitch has a mode at
     every octave that fits: run several chains, started apart.
 
@@ -29,7 +30,8 @@ class HarmonicSpeech(PyroModule):
         n_freqs: F.
         sample_rate: in Hz.
         pitch: median of f0 in Hz; pitch_spread: standard deviation of log f0.
-        sharpness: of the peaks, whose standard deviation is about f0 / (2 pi sqrt(sharpness)).
+        sharpness: of the first peaks, whose standard deviation is about f0 / (2 pi sqrt(sharpness)).
+        jitter: standard deviation of the log-pitch within a frame; 0 for peaks that are equally sharp up to the highest.
 
     Raises:
         ValueError: when the shapes do not fit or a value is out of range.
@@ -45,7 +47,7 @@ class HarmonicSpeech(PyroModule):
 
     def __init__(
         self, location: Tensor, spread: Tensor, n_freqs: int = 513, sample_rate: int = 16_000, pitch: float = 150.0, pitch_spread: float = 0.35,
-        sharpness: float = 4.0,
+        sharpness: float = 4.0, jitter: float = 0.01,
     ) -> None:
         super().__init__()
         if location.dim() != 1 or spread.shape != location.shape or not (spread > 0).all():
@@ -53,12 +55,12 @@ class HarmonicSpeech(PyroModule):
                 f"HarmonicSpeech: location and spread have shapes {tuple(location.shape)} and {tuple(spread.shape)}; expected J numbers each, "
                 f"the spread above 0"
             )
-        if not min(n_freqs - 1, sample_rate, pitch, pitch_spread, sharpness) > 0:
+        if not min(n_freqs - 1, sample_rate, pitch, pitch_spread, sharpness) > 0 or not jitter >= 0:
             raise ValueError(
                 f"HarmonicSpeech: n_freqs={n_freqs}, sample_rate={sample_rate}, pitch={pitch}, pitch_spread={pitch_spread}, "
-                f"sharpness={sharpness}; expected 2 frequencies at least, and the others above 0"
+                f"sharpness={sharpness}, jitter={jitter}; expected 2 frequencies at least, a jitter of 0 or more, and the others above 0"
             )
-        self.pitch, self.pitch_spread, self.sharpness = pitch, pitch_spread, sharpness
+        self.pitch, self.pitch_spread, self.sharpness, self.jitter = pitch, pitch_spread, sharpness, jitter
         self.register_buffer("location", location)
         self.register_buffer("spread", spread)
         self.register_buffer("cosines", _cosines(n_freqs, len(location)).to(location))
@@ -82,8 +84,9 @@ class HarmonicSpeech(PyroModule):
             pitch = pyro.sample("pitch", dist.LogNormal(math.log(self.pitch) * one, self.pitch_spread * one)).unsqueeze(-1)
             voicing = pyro.sample("voicing", dist.Uniform(0 * one, one)).unsqueeze(-1)
             envelope = pyro.sample("envelope", dist.Normal(torch.zeros_like(self.location), 1.0).to_event(1))
-        peaks = self.sharpness * ((2 * math.pi * self.frequencies / pitch).cos() - 1)
-        comb = peaks.exp() / torch.special.i0e(self.sharpness * one)
+        phase = 2 * math.pi * self.frequencies / pitch
+        sharpness = 1 / (1 / self.sharpness + (self.jitter * phase).square())
+        comb = (sharpness * (phase.cos() - 1)).exp() / torch.special.i0e(sharpness)
         smooth = ((self.location + self.spread * envelope) @ self.cosines.mT).exp()
         return ComplexNormal(0j, smooth * (voicing * comb + 1 - voicing) + POWER_FLOOR)
 

@@ -32,7 +32,7 @@ def _variance(speech: HarmonicSpeech, frames: int, **latents: Tensor) -> Tensor:
 
 def test_variance_is_a_sum_of_harmonics_under_the_envelope() -> None:
     """The comb is the Poisson sum of its bumps: in the narrow limit, normal densities of standard deviation f0 / (2 pi sqrt(sharpness))."""
-    speech = HarmonicSpeech(torch.zeros(2), torch.ones(2), n_freqs=2001, sharpness=400.0).double()
+    speech = HarmonicSpeech(torch.zeros(2), torch.ones(2), n_freqs=2001, sharpness=400.0, jitter=0.0).double()
     f0 = torch.tensor([100.0, 400.0], dtype=torch.float64)
     envelope = torch.tensor([[0.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
     var = _variance(speech, 2, pitch=f0, voicing=torch.ones(2, dtype=torch.float64), envelope=envelope) - POWER_FLOOR
@@ -45,9 +45,18 @@ def test_variance_is_a_sum_of_harmonics_under_the_envelope() -> None:
     assert (var / smooth)[(phase - phase.round()).abs() > 0.1].max() < 1e-3
 
 
+def test_jitter_blurs_high_harmonics() -> None:
+    speech = HarmonicSpeech(torch.zeros(1), torch.ones(1), n_freqs=801, jitter=0.02).double()
+    voiced = {"voicing": torch.ones(1, dtype=torch.float64), "envelope": torch.zeros(1, 1, dtype=torch.float64)}
+    periods = _variance(speech, 1, pitch=torch.tensor([200.0], dtype=torch.float64), **voiced)[0, :-1].reshape(40, 20)
+    depth = periods.amax(-1) / periods.amin(-1)
+    assert (depth.diff() < 0).all() and depth[0] > 100 and depth[-1] < 1.2
+    torch.testing.assert_close(periods.mean(-1)[10:], torch.ones(30, dtype=torch.float64), rtol=0.01, atol=0)  # loudness
+
+
 @pytest.mark.parametrize("voicing", [0.0, 0.4, 1.0])
 def test_pitch_and_voicing_do_not_change_the_loudness(voicing: float) -> None:
-    speech = HarmonicSpeech(torch.zeros(1), torch.ones(1), n_freqs=4001).double()
+    speech = HarmonicSpeech(torch.zeros(1), torch.ones(1), n_freqs=4001, jitter=0.0).double()
     f0 = torch.tensor([80.0, 125.0, 250.0], dtype=torch.float64)  # divide 8 kHz: whole periods
     voiced = torch.full((3,), voicing, dtype=torch.float64)
     var = _variance(speech, 3, pitch=f0, voicing=voiced, envelope=torch.zeros(3, 1, dtype=torch.float64))
@@ -63,7 +72,9 @@ def test_density_per_frame_in_closed_form() -> None:
     prior = dist.Normal(math.log(150), 0.35).log_prob(log_pitch) + dist.Normal(0.0, 1.0).log_prob(c).sum(-1)
     prior = prior + torch.nn.functional.logsigmoid(logit) + torch.nn.functional.logsigmoid(-logit)
     w = logit.sigmoid().unsqueeze(-1)
-    comb = (4 * (2 * math.pi * torch.linspace(0, 8000, F, dtype=torch.float64) / log_pitch.exp().unsqueeze(-1)).cos()).exp() / 11.301921952136331
+    phase = 2 * math.pi * torch.linspace(0, 8000, F, dtype=torch.float64) / log_pitch.exp().unsqueeze(-1)
+    k = 1 / (1 / 4 + (0.01 * phase).square())
+    comb = (k * phase.cos()).exp() / torch.special.i0(k)
     places = math.pi * (torch.arange(F, dtype=torch.float64) + 0.5) / F
     e = sum((speech.location[j] + speech.spread[j] * c[..., j, None]) * (j * places).cos() for j in range(3))
     var = torch.as_tensor(e).exp() * (w * comb + 1 - w) + POWER_FLOOR
