@@ -15,22 +15,37 @@ from . import audio
 from .enhance import Enhancement, enhance
 from .methods import Method
 from .mixture import Mixture
+from .runs import save_run
 
 FOREIGN = (".aac", ".aif", ".m4a", ".mka", ".mp4", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
 """Suffixes that mean an audio file, of types that are not written, but for :data:`ppse.audio.SUFFIXES`."""
 
 
+PREDICTIVE = 20
+"""Replicated recordings per chain in a run that is saved, for posterior-predictive checks."""
+
+
 class Extras(NamedTuple):
-    """What to write beside the speech: the noise (``NAME.noise.wav``), the deviation (``NAME.std.npz``), a figure (``NAME.png``)."""
+    """What to write beside the speech ``NAME.wav``.
+
+    The noise (``NAME.noise.wav``), the deviation (``NAME.std.npz``), a figure (``NAME.png``), so many draws of the speech
+    (``NAME.draw1.wav``, …), and the run for ``ppse diagnose`` (``NAME.nc``; ``NAME.channel2.nc``, … for further channels that are
+    not silent), or where ``run_file`` says.
+    """
 
     noise: bool = False
     std: bool = False
     plot: bool = False
+    draws: int = 0
+    run: bool = False
+    run_file: Path | None = None
 
     def files(self, output: Path) -> list[Path]:
-        """All files that belong to the enhanced file ``output``, which comes last."""
-        suffixes = [s for s, wanted in zip((".noise.wav", ".std.npz", ".png"), self, strict=True) if wanted]
-        return [*(output.with_suffix(suffix) for suffix in suffixes), output]
+        """All files that belong to the enhanced file ``output``, which comes last; of the runs only the first."""
+        wanted = {".noise.wav": self.noise, ".std.npz": self.std, ".png": self.plot}
+        suffixes = [suffix for suffix, asked in wanted.items() if asked] + [f".draw{n + 1}.wav" for n in range(self.draws)]
+        runs = [self.run_file or output.with_suffix(".nc")] if self.run else []
+        return [*(output.with_suffix(suffix) for suffix in suffixes), *runs, output]
 
 
 class Outcome(NamedTuple):
@@ -123,7 +138,10 @@ def enhance_files(
             for path in extras.files(output):
                 audio.check_writable(path)
             subtype = audio.encoding(file, output)
-            result = enhance(file, model, method, seed=seed, device=device, std=extras.std, report=partial(report, file) if report else None)
+            result = enhance(
+                file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
+                report=partial(report, file) if report else None,
+            )
             note = _write(result, file, output, subtype, extras)
         except Exception as error:  # whatever befalls one file, the others get done
             yield Outcome(file, output, "failed", audio.failure(error, file))
@@ -168,6 +186,16 @@ def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: 
         audio.atomically(output.with_suffix(".std.npz"), lambda to: np.savez_compressed(to, std=deviation, time=time, frequency=stft.frequencies))
     if extras.plot:
         result.plot(output.with_suffix(".png"))
+    for n, drawn in enumerate(result.draws.get("speech", ())):
+        audio.write(output.with_suffix(f".draw{n + 1}.wav"), drawn, result.sample_rate, subtype="FLOAT")
+    if extras.run:
+        first = extras.run_file or output.with_suffix(".nc")
+        for channel in range(len(result.noisy)):
+            path = first if channel == 0 else first.with_suffix(f".channel{channel + 1}.nc")
+            if any(run.channel == channel for run in result.runs):
+                save_run(result.to_arviz(channel, PREDICTIVE), path)
+            else:
+                notes.append(f"channel {channel + 1} is silent, or the model has no latents: no run to save")
     speech = result.estimates["speech"]
     beyond = int((np.abs(speech) > 1).sum())
     if beyond and subtype not in ("FLOAT", "DOUBLE", "VORBIS"):

@@ -61,6 +61,8 @@ def enhance(
     keep_noise: Annotated[bool, typer.Option("--keep-noise", help="Also write NAME.noise.wav (32-bit float).")] = False,
     std: Annotated[bool, typer.Option("--std", help="Also write the posterior standard deviation, NAME.std.npz.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also write a figure, NAME.png.")] = False,
+    draws: Annotated[int, typer.Option(min=0, help="Also write so many draws from the posterior of the speech, NAME.draw1.wav, …")] = 0,
+    save_run: Annotated[str, typer.Option(metavar="RUN.nc", help="Also write the draws of the latents, for 'ppse diagnose'; 'auto': NAME.nc.")] = "",
     results: Annotated[Path | None, typer.Option("--json", help="Write what became of every file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo what exists already.")] = False,
 ) -> None:
@@ -76,8 +78,12 @@ def enhance(
     if results:
         audio.check_writable(results)
     model = choices.model(prior, noise, rank, spacing)
-    extras = batch.Extras(keep_noise, std, plot)
+    if save_run not in ("", "auto") and Path(save_run).suffix != ".nc":
+        raise typer.BadParameter(f"'{save_run}' should end in .nc, or be 'auto' for a file beside every output", param_hint="--save-run")
+    extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run), Path(save_run) if save_run not in ("", "auto") else None)
     tasks, outcomes = batch.plan(inputs, out, extras)
+    if extras.run_file and len(tasks) > 1:
+        raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
     for outcome in outcomes:
         complain(outcome.message)
     with progress_bars() as progress:
@@ -221,7 +227,7 @@ def evaluate(
 
 @app.command()
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="NetCDF file of 'ppse enhance --save-run', or any that ArviZ wrote.", metavar="RUN.nc")],
+    run: Annotated[Path, typer.Argument(help="NetCDF file of 'ppse enhance --save-run', or of ppse.runs.save_run.", metavar="RUN.nc")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for figures; none are drawn unless given.")] = None,
 ) -> None:
     """Say in plain words whether the draws of a run can be relied on, and draw why.

@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio, methods
-from .inference import Inference, resume, side_by_side
+from .infer import Draws
+from .inference import Inference, Keep, resume, side_by_side
+from .inference_data import to_arviz
 from .methods import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .narrowband import band, edge_gain, share_rest
+from .priors import Graph
 from .stft import STFT, active_mean, frame_power
+from .stitching import starts_as_chains, windows_in_a_row
 from .windows import OVERLAP, WINDOW, add_frames, fade, windows
 
 if TYPE_CHECKING:
+    from arviz import InferenceData
     from matplotlib.figure import Figure
 
 RANK, SPACING = 4, 16
@@ -44,6 +49,19 @@ class Trace(NamedTuple):
     acceptance: list[float]
 
 
+class Run(NamedTuple):
+    """The draws of one window of one channel, with all that is needed to look into them: the model as inference left it, lifted where
+    parameters had priors, its data, at which second it starts, and whether parameters were fitted between the draws."""
+
+    channel: int
+    start: float
+    draws: Draws
+    model: Graph
+    x: Tensor
+    observed: Tensor | None
+    moved: bool
+
+
 @dataclass
 class Enhancement:
     """Result of :func:`enhance`.
@@ -54,7 +72,10 @@ class Enhancement:
         estimates: posterior mean of every source by name, (channels, N), at the level of the input.
         std: posterior standard deviation of every source in the STFT domain of the model, (channels, T, F), in
             units of the waveform times ``STFT`` scaling; 0 in bins that the recording cannot hold; empty unless asked for.
+        draws: waveforms drawn from the joint posterior of the sources, by name, (draws, channels, N): they sum to the input as the
+            estimates do, and show what is uncertain; empty unless asked for.
         traces: per channel and window.
+        runs: the draws of the latents per channel and window, kept if asked for; see :meth:`to_arviz`.
         seconds: processing time, model loading excluded.
         stft: the STFT of the model, at its own rate.
     """
@@ -63,7 +84,9 @@ class Enhancement:
     noisy: NDArray[np.float32]
     estimates: dict[str, NDArray[np.float32]]
     std: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    draws: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     traces: list[Trace] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     seconds: float = 0.0
     stft: STFT = field(default_factory=STFT)
 
@@ -83,6 +106,38 @@ class Enhancement:
         samples = self.estimates[source]
         audio.write(path, samples, self.sample_rate, audio.unclipped(path, samples))
 
+    def deviation(self, source: str = "speech") -> NDArray[np.float32]:
+        """Posterior standard deviation of every sample of a source, (channels, N), from the draws.
+
+        Raises:
+            ValueError: with fewer than two draws.
+        """
+        drawn = self.draws.get(source)
+        if drawn is None or len(drawn) < 2:
+            raise ValueError(f"deviation: {0 if drawn is None else len(drawn)} draws of '{source}'; expected two or more: enhance(…, draws=20)")
+        result: NDArray[np.float32] = drawn.std(0, ddof=1)
+        return result
+
+    def to_arviz(self, channel: int = 0, predictive: int = 0) -> InferenceData:
+        """The latents of one channel as ArviZ data; see :func:`ppse.to_arviz`. Several starts count as chains, windows stand in a row.
+
+        Args:
+            predictive: replicated recordings per chain, for posterior-predictive checks.
+
+        Raises:
+            ValueError: when no run of the channel was kept: it was not asked for, the channel is silent, or the model has no latents.
+        """
+        parts = []
+        for run in (run for run in self.runs if run.channel == channel):
+            idata = to_arviz(run.draws, run.model, run.x, run.observed, stft=self.stft, predictive=predictive, moved=run.moved)
+            parts.append((run.start, starts_as_chains(idata) if run.x.dim() == 4 else idata))
+        if not parts:
+            raise ValueError(
+                f"to_arviz: no run of channel {channel} was kept. Ask for it, enhance(…, keep_run=True); a silent channel, or a model "
+                f"without latents, has none"
+            )
+        return windows_in_a_row(parts)
+
     def plot(self, path: str | os.PathLike[str] | None = None, channel: int = 0) -> Figure:
         """Spectrograms on one scale, objective trace and acceptance; written to ``path`` when given."""
         from .plots import plot_enhancement
@@ -92,8 +147,8 @@ class Enhancement:
 
 def enhance(
     recording: str | os.PathLike[str] | NDArray[Any] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
-    sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, window: float = WINDOW,
-    report: Callable[[float], None] | None = None,
+    sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0, keep_run: bool = False,
+    window: float = WINDOW, report: Callable[[float], None] | None = None,
 ) -> Enhancement:
     """Separate a noisy recording into its sources by posterior inference.
 
@@ -107,6 +162,9 @@ def enhance(
         seed: makes the result reproducible and leaves the global generator as it was; None draws from the latter.
         device: of the computation, e.g. "cuda".
         std: also return posterior standard deviations.
+        draws: how many draws from the posterior of the waveforms to return. In the overlap of two windows they are blends
+            of independent draws, and vary less.
+        keep_run: also keep the draws of the latents, for :meth:`Enhancement.to_arviz`.
         window: seconds inferred at once. A longer recording goes through in windows, the parameters of the noise
             carried over, which bounds the memory.
         report: called with the fraction done.
@@ -114,7 +172,7 @@ def enhance(
     Raises:
         AudioError: when the file is unreadable, or the samples are empty, not finite, or of a shape or type that no
             recording has.
-        ValueError: when the window is too short, or inference fails; the message says where.
+        ValueError: when the window is too short, draws are negative, or inference fails; the message says where.
 
     Content above 8 kHz is not modelled by 16 kHz priors: such a band comes out silent. For recordings below
     16 kHz the missing band is marked as not observed; their own highest frequencies, which the resampling filter
@@ -129,8 +187,12 @@ def enhance(
     method, stft = method or methods.default(), STFT()
     if window * stft.sample_rate < 2 * stft.n_fft:
         raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
+    if draws < 0:
+        raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
     model = copy.deepcopy(model).to(device)
     result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
+    if draws:
+        result.draws = {name: np.zeros((draws, *samples.shape), np.float32) for name in model.sources}
     started = time.monotonic()
     for channel, wave in enumerate(samples):
         def progress(done: float, channel: int = channel) -> None:
@@ -139,19 +201,20 @@ def enhance(
 
         # The same seed and a fresh model for every channel: equal channels give equal results.
         with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
-            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, window, progress)
+            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, progress)
     result.seconds = time.monotonic() - started
     return result
 
 
 def _enhance_channel(
-    result: Enhancement, channel: int, samples: NDArray[np.float32], model: Mixture, method: Method, device: str, std: bool, window: float,
-    progress: Callable[[float], None],
+    result: Enhancement, channel: int, samples: NDArray[np.float32], model: Mixture, method: Method, device: str, std: bool, keep: Keep,
+    window: float, progress: Callable[[float], None],
 ) -> None:
     """Fill in one channel of the result, window by window."""
     stft = result.stft
     wave = torch.from_numpy(audio.resample(samples, result.sample_rate, stft.sample_rate))
-    outputs = {name: torch.zeros_like(wave) for name in model.sources}
+    # Row 0 is the estimate, the others are draws.
+    outputs = {name: torch.zeros(1 + keep.sources, len(wave)) for name in model.sources}
     scale = _scale(wave, stft)
     n_frames, observed = stft.n_frames(len(wave)), band(stft, result.sample_rate, device)
     variances = {name: torch.zeros(n_frames, stft.n_freqs) for name in model.sources} if std else {}
@@ -168,25 +231,34 @@ def _enhance_channel(
         followed = True
 
         def note(iteration: int, _: float, i: int = i) -> None:
-            progress((i + (iteration + 1) / method.iterations) / len(stretches))
+            progress((i + (iteration + 1) / method.all_iterations) / len(stretches))
 
-        inferred = resume(model, x, method, observed, callback=note)
+        inferred = resume(model, x, method, observed, keep=keep, callback=note)
         result.traces.append(_trace(inferred, channel, first / stft.sample_rate))
+        if inferred.run is not None:
+            given = side_by_side(x, observed, method.starts)
+            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *given, moved=not method.priors))
+            model = copy.deepcopy(model)  # the run keeps the one of this window
         weight = fade(stretches, i)
         for name, law in inferred.sources.items():
             loc, var = law.loc, law.var
             if observed is not None:
                 loc, var = loc * observed, var * observed
                 add_frames(gains[name], edge_gain(loc, x, observed).cpu(), first // stft.hop, weight[:: stft.hop])
-            outputs[name][first:last] += weight * (stft.synthesis(loc, last - first) * scale).cpu()
+            rows = torch.cat([loc[None], inferred.source_draws[name]]) if keep.sources else loc[None]
+            outputs[name][:, first:last] += weight * (stft.synthesis(rows if observed is None else rows * observed, last - first) * scale).cpu()
             if std:
                 add_frames(variances[name], var.cpu() * scale**2, first // stft.hop, weight[:: stft.hop])
     for name, var in variances.items():
         result.std.setdefault(name, np.zeros((len(result.noisy), *var.shape), np.float32))[channel] = var.sqrt().numpy()
-    for name, output in outputs.items():
-        result.estimates[name][channel] = _fitted(audio.resample(output.numpy(), stft.sample_rate, result.sample_rate), samples.size)
-    if gains:
-        share_rest(samples, {name: estimate[channel] for name, estimate in result.estimates.items()}, gains, stft, result.sample_rate)
+    for row in range(1 + keep.sources):
+        waves = {
+            name: _fitted(audio.resample(output[row].numpy(), stft.sample_rate, result.sample_rate), samples.size) for name, output in outputs.items()
+        }
+        if gains:
+            share_rest(samples, waves, gains, stft, result.sample_rate)
+        for name, finished in waves.items():
+            (result.draws[name][row - 1] if row else result.estimates[name])[channel] = finished
 
 
 def _scale(wave: Tensor, stft: STFT) -> float:

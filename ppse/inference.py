@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -14,10 +15,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from .distributions import ComplexNormal
-from .infer import Expectation, Info, em, gradient_m_step
+from .infer import Draws, Expectation, Info, em, gradient_m_step, last_draws
 from .infer.density import is_latent
 from .methods import Method, Problem
-from .mixture import Mixture, Updatable, posterior
+from .mixture import Mixture, Updatable, draw_sources, posterior
+from .priors import Graph, with_priors
 
 OPEN_RATE = 0.02
 """Learning rate (Adam) of parameters without a closed-form M-step, in their unconstrained space."""
@@ -58,21 +60,68 @@ class Moments:
         return result
 
 
+class SourceDraws:
+    """Draws from the joint posterior of the sources, taken evenly from the iterations, chains and starts of a run.
+
+    Args:
+        count: how many in all.
+        iterations: of the run.
+        starts: the draws go round them, one each.
+    """
+
+    def __init__(self, count: int, iterations: int, starts: int) -> None:
+        # The nth draw belongs to the iteration in which the nth of as many equal parts of the run ends.
+        self._due = [-(-(n + 1) * iterations // count) - 1 for n in range(count)]
+        self._starts, self._iteration = starts, 0
+        self._drawn: dict[str, list[Tensor]] = {}
+
+    def add(self, laws: dict[str, ComplexNormal], x: Tensor) -> None:
+        """Take the draws that are due in the next iteration, given its laws (…, T, F); random."""
+        due = self._due.count(self._iteration)
+        self._iteration += 1
+        for _ in range(due):
+            number = len(next(iter(self._drawn.values()), []))
+            for name, value in draw_sources(laws, x).items():
+                whole = value if value.dim() > 2 else value[None]
+                chain = int(number // self._starts % whole.shape[-3])
+                one = whole.select(-3, chain)
+                if self._starts > 1:
+                    one = one.unflatten(0, (-1, self._starts))[:, number % self._starts]
+                self._drawn.setdefault(name, []).append(one)
+
+    def values(self, x: Tensor) -> dict[str, Tensor]:
+        """By source, (count, T, F) or (count, B, 1, T, F), as x is; empty when none was asked for."""
+        return {name: torch.stack(drawn).reshape(-1, *x.shape) for name, drawn in self._drawn.items()}
+
+
 class Inference(NamedTuple):
     """What inference on one STFT gave.
 
-    Posterior laws by source, the objective per iteration (nats per observed bin), the last draws, kernel Info per iteration.
-    With several starts, draws and Info are of a batch of (starts * B) recordings.
+    Posterior laws by source, the objective per iteration (nats per observed bin), the last draws, kernel Info per iteration; what was
+    asked to be kept: draws of the sources (draws, T, F) or (draws, B, 1, T, F), and the run, draws of the latents (:class:`Keep`);
+    the graph that was inferred: the model, lifted where parameters had priors. With several starts, draws, Info and run are of a
+    batch of (starts * B) recordings.
     """
 
     sources: dict[str, ComplexNormal]
     objective: list[float]
     draws: dict[str, Tensor]
     info: list[Info]
+    source_draws: dict[str, Tensor]
+    run: Draws | None
+    graph: Graph
+
+
+class Keep(NamedTuple):
+    """What to keep beside moments: how many draws of the sources, and whether the draws of the latents in the latter half of the iterations."""
+
+    sources: int = 0
+    run: bool = False
 
 
 def infer(
-    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
+    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, keep: Keep | None = None,
+    callback: Callable[[int, float], None] | None = None,
 ) -> Inference:
     """Posterior of the sources of a mixture STFT, by the EM method. Random from the global generator.
 
@@ -80,6 +129,7 @@ def infer(
         model: is copied; neither its parameters nor its networks are changed.
         x: mixture of unit level, (T, F), or (B, 1, T, F) for a batch of recordings that do not touch one another.
         observed: which bins count (see :meth:`Mixture.forward`).
+        keep: nothing unless given.
         callback: called with (iteration, objective).
 
     Raises:
@@ -87,36 +137,47 @@ def infer(
     """
     model = copy.deepcopy(model)
     model.start(*side_by_side(x, observed, method.starts))
-    return resume(model, x, method, observed, callback=callback)
+    return resume(model, x, method, observed, keep=keep, callback=callback)
 
 
 def resume(
-    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, callback: Callable[[int, float], None] | None = None,
+    model: Mixture, x: Tensor, method: Method, observed: Tensor | None = None, *, keep: Keep | None = None,
+    callback: Callable[[int, float], None] | None = None,
 ) -> Inference:
     """As :func:`infer`, but on a model that was started on :func:`side_by_side` of x; its parameters of the recording are updated in place.
 
     Those are what the closed forms of the sources update, and the PyroParams of modules that have none. Weights of
     networks stay as they are, whether frozen or not.
     """
-    single = x
+    found, single = dict[str, Tensor](), x
+    if method.before:
+        before = replace(method.before, starts=method.starts)
+        found = resume(model, x, before, observed, callback=callback).draws
     x, observed = side_by_side(x, observed, method.starts)
-    problem = Problem(model, x, observed, method.guide(model))
+    graph = with_priors(model, method.priors(model, x, observed), x, observed) if method.priors else model
+    problem = Problem(model, graph, x, observed, method.guide(model), found)
+    passed = method.all_iterations - method.iterations
     with pyro.validation_enabled(False):
         e_step = method.e_step(problem) if _has_latents(problem) else lambda _: Expectation({})
-        open_form = _open_parameters(model)
+        open_form = [] if method.priors else _open_parameters(model)
         optimiser = torch.optim.Adam(open_form, lr=OPEN_RATE) if open_form else None
         moments, averaging = Moments(), False
         infos: list[Info] = []
+        kept: list[Expectation] = []
         last: dict[str, Tensor] = {}
+        keep = keep or Keep()
+        source_draws = SourceDraws(keep.sources, method.average, method.starts)
 
         def m_step(draws: dict[str, Tensor]) -> float:
             chains = _n_draws(draws, x)
             with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
-                trace: Any = poutine.trace(poutine.condition(model, data=draws)).get_trace(x, observed)
+                trace: Any = poutine.trace(poutine.condition(graph, data=draws)).get_trace(x, observed)
                 laws, value = trace.nodes["_RETURN"]["value"], _fit_per_bin(trace, x, observed)
                 if averaging:
                     moments.add(posterior(laws, x))
-                model.update(x, laws, observed)
+                    source_draws.add(laws, x)
+                if not method.priors:
+                    model.update(x, laws, observed)
             if optimiser is not None:
                 gradient_m_step(model, (x, observed), optimiser, chains, steps=method.open_steps)(draws)
             return value
@@ -129,16 +190,19 @@ def resume(
                 )
             if expectation.info is not None:
                 infos.append(expectation.info)
+            if keep.run and iteration >= method.iterations - max(method.average, method.iterations // 2):
+                kept.append(expectation)
             last.update(expectation.draws)
             if callback:
-                callback(iteration, value)
+                callback(passed + iteration, value)
 
         warm_up = method.iterations - method.average
         objective = em(e_step, m_step, warm_up, tolerance=method.tolerance, callback=note) if warm_up else []
         averaging = True
         # However early that converged: the E-step is told the numbers of the last iterations, at which its own warm-up is over.
         objective += em(lambda i: e_step(warm_up + i), m_step, method.average, callback=lambda i, *what: note(warm_up + i, *what))
-    return Inference(_pooled(moments.laws(), method.starts, single), objective, last, infos)
+    run = last_draws(graph, (x, observed), kept) if keep.run else None
+    return Inference(_pooled(moments.laws(), method.starts, single), objective, last, infos, source_draws.values(single), run, graph)
 
 
 def side_by_side(x: Tensor, observed: Tensor | None, starts: int) -> tuple[Tensor, Tensor | None]:
@@ -164,7 +228,7 @@ def _pooled(laws: dict[str, ComplexNormal], starts: int, x: Tensor) -> dict[str,
 def _has_latents(problem: Problem) -> bool:
     """Whether there is anything to draw; a mixture of noises may have none."""
     with torch.no_grad(), torch.random.fork_rng():
-        trace: Any = poutine.trace(problem.model).get_trace(*problem.args)
+        trace: Any = poutine.trace(problem.graph).get_trace(*problem.args)
     return any(is_latent(site) for site in trace.nodes.values())
 
 

@@ -70,9 +70,10 @@ def to_arviz(
     if predictive < 0:
         raise ValueError(f"to_arviz: predictive={predictive}; expected 0 (none) or more")
     given = dims or {}
-    stats = {_STATS.get(name, name): value for name, value in draws.stats._asdict().items() if value is not None}
-    if step_size is not None:
-        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(draws.stats.log_density.shape)
+    noted = {} if draws.stats is None else draws.stats._asdict()
+    stats = {_STATS.get(name, name): value for name, value in noted.items() if value is not None}
+    if step_size is not None and "lp" in stats:
+        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(stats["lp"].shape)
     groups: dict[str, dict[str, _Variable]] = {
         "posterior": _labelled(Sites(draws.values, draws.plates), _event_dims(draws, given)),
         "sample_stats": {name: _named(value, ("draw", *draws.blocks), (), name) for name, value in stats.items()},

@@ -6,12 +6,13 @@ data (README, table of methods).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from .guides import EncoderGuide, clean_guide, mean_field, starting_guide
@@ -28,16 +29,23 @@ from .infer import (
     point_e_step,
 )
 from .mixture import Mixture
+from .priors import Graph
 from .warm_start import fit_noise
 
 
 class Problem(NamedTuple):
-    """One inference problem: a model that has been started on the mixture x, and where to start the latents."""
+    """One inference problem: a model that has been started on the mixture x, and where to start the latents.
+
+    ``graph`` is what to infer: the model, or, when parameters have priors, the model lifted; ``found`` are draws of the latents that
+    an earlier method left, by site, empty when there was none.
+    """
 
     model: Mixture
+    graph: Graph
     x: Tensor
     observed: Tensor | None
     guide: EncoderGuide | None
+    found: dict[str, Tensor]
 
     @property
     def args(self) -> tuple[Tensor, Tensor | None]:
@@ -60,6 +68,9 @@ class Method:
         open_steps: gradient steps per M-step for sources without a closed form.
         starts: how many times the parameters of the recording are started and fitted, side by side. EM ends in one of many
             modes; the posterior is averaged over them.
+        priors: model, x, observed → priors of parameters by site name (:func:`ppse.with_priors`). These parameters then are latents
+            too, and nothing is fitted any more; None fits them all.
+        before: a method that runs first. It leaves its parameters, and its last draws as ``Problem.found``; its ``starts`` is not used.
 
     Raises:
         ValueError: when a number is out of its range.
@@ -73,6 +84,8 @@ class Method:
     tolerance: float = 0.0
     open_steps: int = 5
     starts: int = 1
+    priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] | None = None
+    before: Method | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -86,6 +99,11 @@ class Method:
             found = f"tolerance={self.tolerance}, open_steps={self.open_steps}, starts={self.starts}"
             raise ValueError(f"{self.name}: {found}; expected 0 or more, 1 or more, 1 or more")
 
+    @property
+    def all_iterations(self) -> int:
+        """Those of the methods that run before, too."""
+        return self.iterations + (self.before.all_iterations if self.before else 0)
+
 
 def mcem(iterations: int = 100, draws: int = 10, burn_in: int = 30, step_size: float = 0.1, chains: int = 1) -> Method:
     """Monte Carlo EM by random-walk Metropolis (MCEM, MHEM): 10 draws after 30 burn-in steps, variance 0.01.
@@ -95,7 +113,7 @@ def mcem(iterations: int = 100, draws: int = 10, burn_in: int = 30, step_size: f
     """
 
     def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.model, *problem.args, chains=chains)
+        target = log_density(problem.graph, *problem.args, chains=chains)
         start = target.init(_start(problem))
         return mcmc_e_step(target, lambda e: metropolis(target, e), start, step_size=step_size, draws=draws, burn_in=burn_in)
 
@@ -114,7 +132,7 @@ def ld_em(iterations: int = 100, chains: int = 10, step_size: float = 0.02, like
     """
 
     def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.model, *problem.args, chains=chains, likelihood_power=likelihood_power)
+        target = log_density(problem.graph, *problem.args, chains=chains, likelihood_power=likelihood_power)
         start = target.init(_start(problem), jitter=0.1)
         return mcmc_e_step(target, lambda e: langevin(target, e), start, step_size=step_size)
 
@@ -129,7 +147,7 @@ def mala_em(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size:
     """
 
     def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.model, *problem.args, chains=chains)
+        target = log_density(problem.graph, *problem.args, chains=chains)
         start = target.init(_start(problem))
         return mcmc_e_step(target, lambda e: mala(target, e), start, step_size=step_size, draws=draws, burn_in=burn_in)
 
@@ -149,7 +167,7 @@ def vem(iterations: int = 100, learning_rate: float = 1e-3, draws: int = 1) -> M
     def e_step(problem: Problem) -> EStep:
         if problem.guide is None:
             raise ValueError("vem: no source of the model has an encoder to fine-tune; use mala_em, or give a VAESpeech")
-        return guide_e_step(problem.model, problem.guide, problem.args, draws=draws, learning_rate=learning_rate)
+        return guide_e_step(problem.graph, problem.guide, problem.args, draws=draws, learning_rate=learning_rate)
 
     return Method("vem", e_step, clean_guide, iterations, average=1)
 
@@ -162,7 +180,7 @@ def peem(iterations: int = 100, steps: int = 10, learning_rate: float = 5e-3) ->
     """
 
     def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.model, *problem.args)
+        target = log_density(problem.graph, *problem.args)
         return point_e_step(target, target.init(_start(problem)), steps=steps, learning_rate=learning_rate)
 
     return Method("peem", e_step, clean_guide, iterations, average=1)
@@ -187,7 +205,7 @@ def hmc_em(
     settle, adapt, average = _phases(iterations, settle, adapt, average)
 
     def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.model, *problem.args, chains=chains, temperature=temperature)
+        target = log_density(problem.graph, *problem.args, chains=chains, temperature=temperature)
         laws = _hear(problem)
         start, scale = ({site: law[i] for site, law in laws.items()} for i in (0, 1))
         return mcmc_e_step(
@@ -213,8 +231,8 @@ def svi_em(
     """
 
     def e_step(problem: Problem) -> EStep:
-        guide = family(problem.model, *problem.args, start=_hear(problem))
-        return guide_e_step(problem.model, guide, problem.args, draws=draws, steps=steps, learning_rate=learning_rate)
+        guide = family(problem.graph, *problem.args, start=_hear(problem))
+        return guide_e_step(problem.graph, guide, problem.args, draws=draws, steps=steps, learning_rate=learning_rate)
 
     return Method("svi_em", e_step, starting_guide, iterations, min(average, iterations))
 

@@ -206,6 +206,21 @@ def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Complex
     return result
 
 
+def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tensor]:
+    """One joint draw of all sources given the mixture x and the latents, by name, (…, T, F); they add up to x. Random.
+
+    Sources drawn from their laws, put right by what their sum lacks, each by its share of the variance (Matheron's rule).
+
+    Args:
+        laws, x: as in :func:`posterior`.
+    """
+    total = _total(laws)
+    variance = total.var.clamp_min(VARIANCE_FLOOR)
+    drawn = {name: law.sample() for name, law in laws.items()}
+    lacking = x - sum(drawn.values())
+    return {name: drawn[name] + law.var / variance * lacking for name, law in laws.items()}
+
+
 def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
     iterator: Iterator[ComplexNormal] = iter(laws.values())
     total = next(iterator)

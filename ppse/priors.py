@@ -7,8 +7,9 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import Distribution, Gamma
 from torch import Tensor
+from torch.distributions import constraints
 
 from .distributions import ComplexNormal
 from .mixture import Mixture
@@ -53,6 +54,25 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
     return bayesian
 
 
+def weak_priors(model: Mixture, x: Tensor, observed: Tensor | None = None, shape: float = 1.0) -> dict[str, Distribution]:
+    """A weak prior for every positive parameter of the recording: Gamma of that shape, its mean that of all entries as they stand.
+
+    Only the order of magnitude comes from the recording. Parameters that may be negative, or have other bounds, have no prior here.
+
+    Args:
+        model: started on x, or fitted to it.
+        x, observed: as in :meth:`Mixture.forward`.
+        shape: 1 is the exponential law; below 1 most entries are near 0.
+    """
+    with torch.no_grad(), torch.random.fork_rng():
+        trace: Any = poutine.trace(model).get_trace(x, observed)
+    means = {
+        name: float(site["value"].mean()) for name, site in parameter_sites(trace).items()
+        if site["kwargs"].get("constraint", constraints.real) is constraints.positive
+    }
+    return {name: Gamma(shape, shape / mean) for name, mean in means.items()}
+
+
 def parameter_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """The parameters in a trace by name, but for the weights of networks ("net$$$0.weight"), which nobody lifts one by one."""
     return {name: site for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name}
@@ -69,7 +89,7 @@ def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribu
         raise ValueError(
             f"with_priors: the law of '{name}' has shape {tuple(law.batch_shape)}; expected one that broadcasts to {tuple(event)}"
         ) from error
-    constraint = site["kwargs"].get("constraint", torch.distributions.constraints.real)
+    constraint = site["kwargs"].get("constraint", constraints.real)
     with torch.random.fork_rng():
         allowed = constraint.check(law.sample(torch.Size((1000,))))
     if not bool(torch.as_tensor(allowed).all()):

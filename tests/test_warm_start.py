@@ -50,7 +50,7 @@ def test_hmc_em_starts_the_noise_at_what_the_noisy_encoder_hears() -> None:
     assert guide is not None
     power = guide.listen(x)[1]
     assert power is not None
-    methods.hmc_em().e_step(Problem(model, x, None, guide))
+    methods.hmc_em().e_step(Problem(model, model, x, None, guide, {}))
     torch.testing.assert_close(model(x)["noise"].var, power.mean(0).expand(T, F), rtol=0.02, atol=0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .adapt import StepSizeAdapter
 from .density import CHAINS_DIM, LogDensity, Position, is_latent
 from .kernels import Info, Kernel
+from .run import Draws, by_dim, stacked
 
 
 class Expectation(NamedTuple):
@@ -99,6 +100,33 @@ def mcmc_e_step(
         return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
 
     return e_step
+
+
+def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: Sequence[Expectation]) -> Draws | None:
+    """The last draw of every chain in each of some E-steps, as one run; None when they drew nothing. Random: one trace of the model.
+
+    The parameters moved between them. Draws of a guide or a point estimate count as chains of their own, and have no stats.
+
+    Args:
+        model, args: what the E-steps drew the latents of; says in which plates these lie.
+    """
+    if not expectations or not expectations[0].draws:
+        return None
+    infos = [e.info for e in expectations if e.info is not None]
+    with torch.no_grad(), pyro.plate("chains", 1, dim=CHAINS_DIM):
+        trace: Any = poutine.trace(model).get_trace(*args)
+    values, plates = {}, {}
+    for name, drawn in expectations[-1].draws.items():
+        site = trace.nodes[name]
+        dim = CHAINS_DIM - site["fn"].event_dim
+        chains = infos[0].acceptance.shape[CHAINS_DIM] if infos else drawn.shape[dim]
+        values[name] = torch.stack([e.draws[name].narrow(dim, e.draws[name].shape[dim] - chains, chains) for e in expectations])
+        plates[name] = by_dim({frame.name: frame.dim for frame in site["cond_indep_stack"]}, drawn.dim() - site["fn"].event_dim)
+    if not infos:
+        return Draws(values, None, None, plates, ())
+    shape, known = infos[0].acceptance.shape, {dim: name for inside in plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True)}
+    blocks = tuple(known.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0))
+    return Draws(values, stacked(infos), None, plates, blocks)
 
 
 def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learning_rate: float = 0.01) -> EStep:
