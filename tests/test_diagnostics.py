@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ppse import STFT, ComplexNormal, Mixture, to_arviz, verdict
 from ppse.convergence import bfmi, convergence, max_pareto_k, pareto_k
-from ppse.infer import Draws, Proposal, adapt_step_size, log_density, mala, sample
+from ppse.infer import Draws, Proposal, adapt_step_size, hmc, log_density, mala, sample
 from ppse.mixture import Frames
 from ppse.models import StationaryNoise, VAESpeech
 
@@ -239,6 +239,18 @@ def test_energies_that_hardly_change_are_told() -> None:
     energy[:] = energy.cumsum(0)
     found = verdict(to_arviz(draws._replace(stats=draws.stats._replace(energy=energy))))
     assert not found.passed and "E-BFMI is below 0.3" in found.lines[0]
+
+
+def test_energies_of_hmc_on_a_gaussian_change_by_what_the_momentum_has() -> None:
+    def gaussian() -> None:
+        with pyro.plate("frames", 30, dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+
+    target = log_density(gaussian, chains=C)
+    draws = sample(target, hmc(target, 0.15, 12), target.init(), 600, warmup=20)
+    fractions = bfmi(to_arviz(draws).sample_stats)
+    # Between draws the kinetic energy is drawn anew: of variance d / 2 before and after, and potential and kinetic energy together have d.
+    assert abs(float(fractions.mean()) - 1.0) < 0.05
 
 
 def _proposal(shapes: Tensor, n: int = 500) -> Draws:
