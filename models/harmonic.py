@@ -19,11 +19,13 @@ from ..stft import POWER_FLOOR
 class HarmonicSpeech(PyroModule):
     """Harmonic plus noise: s_tf ~ CN(0, exp(e_tf) (w_t comb(f / f0_t) + 1 - w_t) + POWER_FLOOR); frames are independent given the latents.
 
-    comb(p) = exp(k cos(2 pi p)) / I0(k) has a peak at every whole p and mean 1, so that pitch and voicing do not change the loudness. The
-    peaks blur into noise towards high harmonics, as a pitch that moves within the frame makes them: 1 / k = 1 / sharpness +
-    (2 pi jitter f / f0)^2. Sites, all in the frames plate: ``pitch`` f0 in Hz, log-normal; ``voicing`` w, uniform on (0, 1); ``envelope`` c, J standard
-    normal values that make e_tf = sum_j (location_j + spread_j c_tj) cos(pi j (f + 1/2) / F). The posterior of the pitch has a mode at
-    every octave that fits: run several chains, started apart.
+    comb(p) = exp(k cos(2 pi p)) / I0(k) has a peak at every whole p and mean 1, so that pitch and voicing do not change the loudness.
+    The peaks blur into noise towards high harmonics, as a pitch that moves within the frame makes them:
+    1 / k = 1 / sharpness + (2 pi jitter f / f0)^2.
+
+    Sites, all in the frames plate: ``pitch`` f0 in Hz, log-normal; ``voicing`` w, uniform on (0, 1); ``envelope`` c, J standard normal
+    values that make e_tf = sum_j (location_j + spread_j c_tj) cos(pi j (f + 1/2) / F). The posterior of the pitch has a mode at every
+    octave that fits: run several chains, started apart.
 
     Args:
         location, spread: (J,) mean and standard deviation of the coefficients of the cosines, for speech of unit level; :meth:`learn` finds them.
