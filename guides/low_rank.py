@@ -16,24 +16,24 @@ from .sites import Start, latent_sites
 
 
 class LowRankNormal(PyroModule):
-    """Normal law of vectors (…, D) with covariance factor factor' + diagonal; ``factor`` (…, D, R), ``diagonal`` (…, D).
+    """Normal law of vectors (…, D), covariance diag(scale) (factor factor' + I / 2) diag(scale); ``scale`` (…, D), ``factor`` (…, D, R).
 
-    Starts with the given variances, half of them (on average) by the factor, which is random.
+    Starts with the given variances, on average: half of them by the factor, which is random.
     """
 
     loc: Tensor
+    scale: Tensor
     factor: Tensor
-    diagonal: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor, rank: int) -> None:
         super().__init__()
         self.loc = nn.Parameter(loc)
-        self.factor = nn.Parameter(torch.randn_like(scale.unsqueeze(-1).expand(*scale.shape, rank)) * scale.unsqueeze(-1) * (0.5 / rank) ** 0.5)
-        self.diagonal = PyroParam(scale.square() / 2, constraints.positive)
+        self.scale = PyroParam(scale, constraints.positive)
+        self.factor = nn.Parameter(torch.randn_like(scale.unsqueeze(-1).expand(*scale.shape, rank)) * (0.5 / rank) ** 0.5)
 
     def forward(self) -> dist.LowRankMultivariateNormal:
         """The law; batch shape (…), event (D,)."""
-        return dist.LowRankMultivariateNormal(self.loc, self.factor, self.diagonal)
+        return dist.LowRankMultivariateNormal(self.loc, self.scale.unsqueeze(-1) * self.factor, self.scale.square() / 2)
 
 
 def low_rank(model: Callable[..., Any], *args: Any, rank: int = 8, start: Start | None = None, scale: float = 0.1) -> Joint:

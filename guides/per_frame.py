@@ -6,28 +6,35 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from .joint import Joint, joint_in_frames
 from .sites import Start
 
 
 class FullNormal(PyroModule):
-    """Multivariate normal law of vectors (…, D); parameters ``loc`` (…, D) and ``scale_tril`` (…, D, D)."""
+    """Multivariate normal law of vectors (…, D), covariance diag(scale) mix mix' diag(scale).
+
+    Parameters ``loc``, ``scale`` (…, D), and ``mix`` (…, D, D), triangular with ones on the diagonal: what is learnt of a correlation is
+    relative to the scales, so one learning rate suits all.
+    """
 
     loc: Tensor
-    scale_tril: Tensor
+    scale: Tensor
+    mix: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.loc = nn.Parameter(loc)
-        self.scale_tril = PyroParam(scale.diag_embed(), constraints.lower_cholesky)
+        self.scale = PyroParam(scale, constraints.positive)
+        self.mix = PyroParam(torch.ones_like(scale).diag_embed(), constraints.unit_lower_cholesky)
 
     def forward(self) -> dist.MultivariateNormal:
         """The law; batch shape (…), event (D,)."""
-        return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+        return dist.MultivariateNormal(self.loc, scale_tril=self.scale.unsqueeze(-1) * self.mix)
 
 
 def per_frame(model: Callable[..., Any], *args: Any, start: Start | None = None, scale: float = 0.1) -> Joint:

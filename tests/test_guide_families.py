@@ -150,7 +150,8 @@ def test_low_rank_density_is_that_of_its_covariance() -> None:
     guide = low_rank(linear, x, rank=2)
     draws = guide_draws(linear, guide, x, num_samples=1, chains=4)
     law = guide.law
-    full = dist.MultivariateNormal(law.loc, law.factor @ law.factor.mT + law.diagonal.diag_embed())
+    factor = law.scale.unsqueeze(-1) * law.factor
+    full = dist.MultivariateNormal(law.loc, factor @ factor.mT + (law.scale.square() / 2).diag_embed())
     torch.testing.assert_close(draws.stats[1][0].squeeze(-1), full.log_prob(draws.values["z"][0].flatten(-2)))
 
 

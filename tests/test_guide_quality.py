@@ -138,8 +138,8 @@ def test_frames_that_the_model_ties_together_are_one_block() -> None:
     law = guide.law
     with torch.no_grad():
         law.loc.copy_(covariance @ lower.mT @ X / S**2)
-        law.diagonal = 1e-10 * torch.ones_like(X)
-        law.factor = nn.Parameter(torch.linalg.cholesky(covariance))
+        law.scale = 1e-5 * torch.ones_like(X)
+        law.factor = nn.Parameter(1e5 * torch.linalg.cholesky(covariance))
     draws = guide_draws(memory, guide, X, num_samples=100)
     assert draws.blocks == ("chains", "") and guide_quality(draws).elbo == pytest.approx(evidence.item(), abs=1e-4)
     assert guide_draws(memory, _guide(1.0), X, num_samples=1).blocks == ("chains", "")
