@@ -93,6 +93,74 @@ def test_skewed_posterior_of_a_constrained_site(name: str, block: tuple[str, ...
     assert_moments(draws, 2.5 / rate, 2.5 * 3.5 / rate.square())
 
 
+WIDTHS = torch.stack([torch.tensor([0.01, 1.0]), torch.tensor([3.0, 30.0]), torch.tensor([1.0, 0.1]), torch.tensor([100.0, 1.0])]).double()
+
+
+def anisotropic() -> None:
+    """z_t ~ N(0, diag(w_t^2)), x_t | z_t ~ N(z_t, diag(w_t^2)): the posterior is N(x_t / 2, w_t^2 / 2)."""
+    with pyro.plate("frames", T, dim=-1):
+        z = pyro.sample("z", dist.Normal(0 * WIDTHS, WIDTHS).to_event(1))
+        pyro.sample("x", dist.Normal(z, WIDTHS).to_event(1), obs=WIDTHS)
+
+
+# step size in units of the scale and thinning, of a preconditioned kernel; the scale is wrong by up to 1.5 either way
+SCALED: dict[str, tuple[Callable[[LogDensity, float, Position], Kernel], float, int]] = {
+    "metropolis": (metropolis, 1.2, 12),
+    "mala": (mala, 0.9, 4),
+    "hmc": (lambda target, step_size, scale: hmc(target, step_size, 5, scale), 0.6, 1),
+}
+WRONG = torch.tensor([0.67, 1.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", list(SCALED))
+def test_one_step_size_does_for_scales_from_a_hundredth_to_a_hundred(name: str) -> None:
+    factory, step_size, thin = SCALED[name]
+    target = log_density(anisotropic, chains=CHAINS)
+    scale = {"z": WIDTHS * 0.5**0.5 * WRONG}
+    draws = sample(target, factory(target, step_size, scale), target.init(), 300, warmup=50, thin=thin).values["z"]
+    assert_moments(draws, WIDTHS / 2, 0.75 * WIDTHS.square())
+    with pytest.raises(AssertionError, match="effective sample size"):  # what the scale is for
+        assert_moments(sample(target, factory(target, 0.01, {}), target.init(), 100).values["z"], WIDTHS / 2, 0.75 * WIDTHS.square())
+
+
+@pytest.mark.parametrize("name", list(SCALED))
+def test_skewed_posterior_with_a_scale(name: str) -> None:
+    factory, step_size, thin = SCALED[name]
+    rate, target = 1 + LATENCY, log_density(skewed, chains=CHAINS)
+    scale = {"g": 0.7 * torch.tensor([0.7, 1.0, 1.4, 1.0], dtype=torch.float64)}
+    kernel = factory(target, (0.6 if name == "mala" else 1.0) * step_size, scale)
+    draws = sample(target, kernel, target.init({"g": 2.5 / rate}, jitter=0.3), 300, warmup=50, thin=2 * thin).values["g"]
+    assert_moments(draws, 2.5 / rate, 2.5 * 3.5 / rate.square())
+
+
+def test_preconditioned_langevin_has_exactly_the_bias_of_its_discretisation() -> None:
+    """A step h with scale s on a normal law of variance v ends at the variance v / (1 - h s^2 / (4 v))."""
+    target, step_size, scale = log_density(anisotropic, chains=CHAINS), 0.6, WIDTHS * 0.5**0.5 * WRONG
+    draws = sample(target, langevin(target, step_size, {"z": scale}), target.init(), 500, warmup=50, thin=4).values["z"]
+    variance = 0.5 * WIDTHS.square()
+    biased = variance / (1 - step_size * scale.square() / (4 * variance))
+    assert_moments(draws, WIDTHS / 2, 0.25 * WIDTHS.square() + biased)
+    with pytest.raises(AssertionError, match="second moment is off"):
+        assert_moments(draws, WIDTHS / 2, 0.75 * WIDTHS.square())
+
+
+def banana() -> None:
+    """a_t ~ N(0, 1), b_t | a_t ~ N(a_t^2 / 2, 1), a hierarchy with a bend: the mean of b is 1/2, its second moment 3/4 + 1."""
+    with pyro.plate("frames", T, dim=-1):
+        a = pyro.sample("a", dist.Normal(OBSERVED.new_zeros(()), 1.0))
+        pyro.sample("b", dist.Normal(a.square() / 2, 1.0))
+
+
+@KERNELS
+def test_banana(name: str) -> None:
+    factory, per_frame, _, thin = SETTINGS[name]
+    target = log_density(banana, chains=CHAINS)
+    kernel = factory(target, (0.6 if name == "mala" else 1.5) * per_frame)
+    found = sample(target, kernel, target.init(), 400, warmup=50, thin=2 * thin).values
+    assert_moments(found["a"], torch.zeros(T), torch.ones(T))
+    assert_moments(found["b"], torch.full((T,), 0.5), torch.full((T,), 1.75))
+
+
 @pytest.mark.parametrize(("temperature", "power"), [(2.0, 1.0), (1.0, 0.4), (0.5, 2.0)])
 def test_temperature_and_likelihood_power(temperature: float, power: float) -> None:
     mean, covariance = closed_form(temperature, power)
