@@ -41,7 +41,7 @@ def low_rank(model: Callable[..., Any], *args: Any, rank: int = 8, start: Start 
 
     For what moves together over the whole recording: the level of a noise and all the gains against it. It cannot hold what is
     correlated within each frame on its own (that needs a rank of the order of T; use :func:`ppse.guides.per_frame`): for the latents of speech
-    alone (250 frames of 32) it is no better than the mean-field law. The recordings of a batch are independent; Pyro's
+    alone (250 frames of 32) it is worse than the mean-field law. The recordings of a batch are independent; Pyro's
     AutoLowRankMultivariateNormal would tie them together, and mix their values under a plate of chains.
 
     Args:
