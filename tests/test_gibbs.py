@@ -149,3 +149,11 @@ def test_refusals_name_the_site() -> None:
         gibbs(target, z, b, Group(("W",), elliptical_slice))
     with pytest.raises(ValueError, match="at least one step"):
         gibbs(target, z, b._replace(steps=0))
+
+    def remembers(conditional: LogDensity) -> Kernel:
+        inner = elliptical_slice(conditional)
+        return Kernel(lambda position: (state := inner.init(position))._replace(memory=state), inner.step)
+
+    kernel = gibbs(target, z, b._replace(kernel=remembers))
+    with pytest.raises(ValueError, match=r"the kernel of the sites \('b',\) has a memory"):
+        kernel.step(kernel.init(target.init()))

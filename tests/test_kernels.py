@@ -206,6 +206,8 @@ def test_batch_of_utterances(name: str) -> None:
 @pytest.mark.parametrize("kernel", [metropolis, mala, hmc])
 def test_contract_of_adjusted_kernels(kernel: KernelFactory) -> None:
     check_kernel(kernel)
+    scale = {"z": torch.linspace(0.5, 2, 10, dtype=torch.float64).reshape(5, 2)}
+    check_kernel(lambda target, step_size: kernel(target, step_size, scale=scale))  # type: ignore[call-arg]  # all three have it
 
 
 def test_contract_of_langevin() -> None:
@@ -294,8 +296,21 @@ def _accepts_all_together(target: LogDensity, step_size: float | Tensor) -> Kern
     return Kernel(right.init, step)
 
 
+def _learns(target: LogDensity, step_size: float | Tensor) -> Kernel:
+    """Every step is longer than the one before."""
+    length = 1.0
+
+    def step(state: State) -> tuple[State, Info]:
+        nonlocal length
+        length *= 1.1
+        return metropolis(target, length * step_size).step(state)
+
+    return Kernel(metropolis(target, step_size).init, step)
+
+
 @pytest.mark.parametrize(
-    ("broken", "message"), [(_stale_gradient, "State.gradient"), (_accepts_all_together, "disturbs other blocks|another chain")]
+    ("broken", "message"),
+    [(_learns, "end apart"), (_stale_gradient, "State.gradient"), (_accepts_all_together, "disturbs other blocks|another chain")],
 )
 def test_contract_notices_a_broken_kernel(broken: KernelFactory, message: str) -> None:
     with pytest.raises(AssertionError, match=message):

@@ -19,9 +19,10 @@ KernelFactory = Callable[[LogDensity, float | Tensor], Kernel]
 def check_kernel(factory: KernelFactory, adjusted: bool = True) -> None:
     """Check that a kernel keeps the contract of :mod:`ppse.infer.kernels`. Random from the global generator.
 
-    Init / step protocol and names; cached value and gradient equal their recomputation; acceptance goes to 1
-    for tiny and to 0 for huge steps; a target that is NaN or infinite is never entered and never disturbs
-    another block; a chain does not depend on the others; the step size is a number or one per block.
+    Init / step protocol and names; cached value and gradient equal their recomputation; a step depends on its state and
+    the random numbers alone, and leaves that state as it was; acceptance goes to 1 for tiny and to 0 for huge steps; a
+    target that is NaN or infinite is never entered and never disturbs another block; a chain does not depend on the
+    others; the step size is a number or one per block.
 
     Args:
         factory: (target, step_size) → kernel, e.g. ``mala``.
@@ -50,6 +51,7 @@ def check_kernel(factory: KernelFactory, adjusted: bool = True) -> None:
             assert shape == target.shape, f"Info.{name} has shape {tuple(shape)}, expected one value per block {tuple(target.shape)}"
         assert info.accepted.dtype == info.divergent.dtype == torch.bool, "Info.accepted and Info.divergent must be boolean"
         assert ((info.acceptance >= 0) & (info.acceptance <= 1)).all(), "Info.acceptance must be a probability"
+    _check_pure(kernel, state)
     if adjusted:
         for size, low, high in ((1e-8, 0.99, 1.0), (1e8, 0.0, 0.01)):
             acceptance = factory(target, size).step(factory(target, size).init(start))[1].acceptance.mean().item()
@@ -86,6 +88,16 @@ def _assert_cache(target: LogDensity, state: State) -> None:
     if state.gradient is not None:
         same = all(torch.allclose(state.gradient[k], gradient[k]) for k in gradient)
         assert same, "State.gradient is not the gradient at State.position"
+
+
+def _check_pure(kernel: Kernel, state: State) -> None:
+    before = {k: v.clone() for k, v in state.position.items()}
+    ends = []
+    for _ in range(2):
+        with poutine.seed(rng_seed=0):
+            ends.append(kernel.step(state)[0].position)
+        assert all(torch.equal(state.position[k], v) for k, v in before.items()), "step changed the state that it was given"
+    assert all(torch.equal(ends[0][k], v) for k, v in ends[1].items()), "two steps from one state, with the same random numbers, end apart"
 
 
 def _steps(factory: KernelFactory, target: LogDensity, start: Position, step_size: float | Tensor = 0.1) -> Position:
