@@ -20,7 +20,7 @@ PAIRED = 4
 """Coordinates of the worst frame that are plotted against one another."""
 
 RANK_BINS = 20
-"""Bins of a rank histogram."""
+"""Most bins of a rank histogram; fewer where each would hold fewer than five draws of a chain."""
 
 LAGS = 100
 """Most lags of an autocorrelation."""
@@ -98,8 +98,9 @@ def plot_rank(chosen: Sequence[Coordinate]) -> Figure:
 
     figure, axes = _panels(chosen)
     n_draws, total = chosen[0].draws.shape[1], chosen[0].draws.size
-    edges = np.linspace(0.5, total + 0.5, RANK_BINS + 1)
-    expected, spread = n_draws / RANK_BINS, 1.96 * (n_draws / RANK_BINS * (1 - 1 / RANK_BINS)) ** 0.5
+    bins = min(RANK_BINS, max(2, n_draws // 5))
+    edges = np.linspace(0.5, total + 0.5, bins + 1)
+    expected, spread = n_draws / bins, 1.96 * (n_draws / bins * (1 - 1 / bins)) ** 0.5
     for panel, shown, title in zip(axes, chosen, _titles(chosen), strict=True):
         panel.axhspan(max(0.0, expected - spread), expected + spread, color="0.9", label="of independent draws (95 %)")
         for i, ranks in enumerate(rankdata(shown.draws).reshape(shown.draws.shape)):
