@@ -27,7 +27,7 @@ def plot_frames(idata: InferenceData, found: Convergence | None) -> Figure | str
     curves = _curves(idata, found)
     if not curves:
         return "nothing that was noted is per frame"
-    time, unit = _time(idata, len(next(iter(next(iter(curves.values()))[0].values()))))
+    time, unit = _time(idata)
     power = _power(idata)
     heights = ([2.0] if power is not None else []) + [1.0] * len(curves)
     figure = Figure(figsize=(11, 1.2 + 1.6 * sum(heights)), layout="constrained")
@@ -67,7 +67,7 @@ def plot_predictive(idata: InferenceData) -> Figure | str:
             if np.issubdtype(at.dtype, np.floating):  # Hz, of a known STFT
                 at, label = at / 1000, "frequency (kHz)"
         else:
-            at, label = _time(idata, observed.sizes[dim])
+            at, label = _time(idata)
         values = observed[name].values
         low, middle, high = _bands(replicated[name])
         inside = float(np.mean((values >= low) & (values <= high)))
@@ -147,9 +147,13 @@ def _power(idata: InferenceData) -> NDArray[Any] | None:
     return _decibel(power)
 
 
-def _time(idata: InferenceData, n_frames: int) -> tuple[NDArray[Any], str]:
+def _time(idata: InferenceData) -> tuple[NDArray[Any], str]:
+    """Where the frames are, (T,), and what to call it."""
     constants: Any = idata.get("constant_data", {})
-    return (constants["time"].values, "time (s)") if "time" in constants else (np.arange(n_frames), "frame")
+    if "time" in constants:
+        return constants["time"].values, "time (s)"
+    n_frames = next(idata[group].sizes["frame"] for group in idata.groups() if "frame" in idata[group].sizes)
+    return np.arange(n_frames), "frame"
 
 
 def _nyquist(idata: InferenceData, n_freqs: int) -> tuple[float, str]:
