@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PAIRED = 4
 """Coordinates of the worst frame that are plotted against one another."""
 
+POINTS = 300
+"""About as many draws of a chain are in a pair plot: more would hide one another."""
+
 RANK_BINS = 20
 """Most bins of a rank histogram; fewer where each would hold fewer than five draws of a chain."""
 
@@ -179,7 +182,7 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
     order = np.argsort(-np.nan_to_num(found.rhat[worst.site].isel(rest).values, nan=np.inf), kind="stable")
     axis = "entry" if dim.startswith((f"{worst.site}_event_", f"{worst.site}_batch_")) else dim.removeprefix(f"{worst.site}_")
     data = {f"{axis} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
-    diverging = _diverging(idata, rest)
+    diverging, thin = _diverging(idata, rest), max(1, worst.draws.shape[1] // POINTS)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(len(data), len(data), sharex="col")
     for (row, (down, ys)), (column, (along, xs)) in product(enumerate(data.items()), repeat=2):
@@ -189,7 +192,7 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
             if row == column:
                 _density(panel, x)
             else:
-                panel.plot(x, y, ".", markersize=2.5, alpha=0.5, zorder=3)
+                panel.plot(x[::thin], y[::thin], ".", markersize=2.5, alpha=0.5, zorder=3)
         if row == column:
             panel.set_yticks([])
         else:

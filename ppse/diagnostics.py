@@ -199,5 +199,5 @@ def _where(frames: NDArray[np.bool_], time: NDArray[Any] | None, most: int = 6) 
     for stretch in stretches[:most]:
         first, last = (f"{i}" if time is None else f"{time[i]:.2f}" for i in (stretch[0], stretch[-1]))
         shown.append(first if first == last else f"{first} to {last}")
-    more = f" and {len(stretches) - most} stretches more" if len(stretches) > most else ""
+    more = f" and {len(stretches) - most} more" if len(stretches) > most else ""
     return f", at frame {', '.join(shown)}{more}" if time is None else f", at {', '.join(shown)} s{more}"
