@@ -19,6 +19,9 @@ from .guides import EncoderGuide, clean_guide, mean_field, starting_guide
 from .infer import (
     TARGET_ACCEPTANCE,
     EStep,
+    Group,
+    LogDensity,
+    gibbs,
     guide_e_step,
     hmc,
     langevin,
@@ -27,10 +30,16 @@ from .infer import (
     mcmc_e_step,
     metropolis,
     point_e_step,
+    tuned,
+    whitened,
 )
+from .infer.density import CHAINS_DIM
 from .mixture import Mixture
-from .priors import Graph
+from .priors import Graph, parameters_of, weak_priors
 from .warm_start import fit_noise
+
+START_SPREAD = 0.1
+"""Standard deviation, in unconstrained space, by which the chains of :func:`full_bayes` differ at first in what no encoder has a law of."""
 
 
 class Problem(NamedTuple):
@@ -237,6 +246,46 @@ def svi_em(
     return Method("svi_em", e_step, starting_guide, iterations, min(average, iterations))
 
 
+def full_bayes(
+    iterations: int = 120, chains: int = 2, steps: int = 10, temperature: float = 1.0, warm_up: int = 60,
+    priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] = weak_priors,
+) -> Method:
+    """Full Bayes: parameters of the recording are latents with priors, and all are sampled; nothing is fitted.
+
+    :func:`fast` finds a start. Then every iteration is a Gibbs sweep of two HMC steps: of the latents of all frames, accepted frame by
+    frame where that is valid, and of all that frames share. Step sizes and covariances are learnt in the first ``warm_up``
+    iterations; the posterior is averaged over the rest.
+
+    Args:
+        chains: from the same start, spread by the deviations of the encoder.
+        steps: leapfrog steps at most.
+        temperature: of the joint density; see :func:`hmc_em`.
+        priors: :func:`ppse.priors.weak_priors`, or of your own: ``lambda *_: {"noise.W": Gamma(1.0, 500.0), …}``.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        target = log_density(problem.graph, *problem.args, chains=chains, temperature=temperature)
+        laws = {} if problem.guide is None else problem.guide.laws(*problem.args)
+        scale = {site: law[1].detach() for site, law in laws.items() if site in target.sites}
+        frames = tuple(site for site in target.sites if "frames" in target.plates[site])
+        shared = tuple(site for site in target.sites if site not in frames)
+
+        def group(sites: tuple[str, ...]) -> Group:
+            return Group(sites, tuned(
+                lambda t, e, factor: whitened(t, factor, lambda white: hmc(white, e, steps)), max(1, warm_up), step_size=0.3,
+                target_acceptance=0.8, scale={site: scale[site] for site in sites if site in scale} or None, dense=True,
+            ))
+
+        kernel = gibbs(target, *(group(sites) for sites in (frames, shared) if sites))
+        start = target.init(parameters_of(problem.model, *problem.args) | {k: _one_chain(v, target, k) for k, v in problem.found.items()})
+        spread = {site: value + scale.get(site, START_SPREAD) * torch.randn_like(value) for site, value in start.items()}
+        return mcmc_e_step(target, lambda _: kernel, spread, step_size=1.0)
+
+    if not 0 < warm_up < iterations:
+        raise ValueError(f"full_bayes: warm_up={warm_up} with iterations={iterations}; expected 1 or more, and some iterations after it")
+    return Method("full_bayes", e_step, starting_guide, iterations, iterations - warm_up, priors=priors, before=fast(chains=1))
+
+
 def default(iterations: int = 60, chains: int = 1) -> Method:
     """Best quality faster than real time: :func:`hmc_em` at temperature 2.5, averaged over two starts."""
     return replace(hmc_em(iterations, chains=chains, temperature=2.5), name="default", starts=2)
@@ -252,6 +301,11 @@ def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int
     """Lengths of the phases that fit into the iterations: as given, or all shorter, with one iteration at least that draws and averages."""
     share = min(1.0, iterations / max(1, max(settle, adapt) + average))
     return int(share * settle), int(share * adapt), max(1, int(share * average))
+
+
+def _one_chain(drawn: Tensor, target: LogDensity, site: str) -> Tensor:
+    """The last chain of the draws of a site, for all chains to start at."""
+    return drawn.narrow(CHAINS_DIM - target.event_dim(site), -1, 1)
 
 
 def _hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
@@ -275,5 +329,5 @@ def _start(problem: Problem) -> dict[str, Tensor] | None:
     return {site: loc.detach() for site, (loc, _) in laws.items()}
 
 
-ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, svi_em)
+ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, svi_em, full_bayes)
 """The methods that commands and benchmarks offer, by their function names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,9 +43,7 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
     >>> {name: tuple(trace.nodes[name]["value"].shape) for name in ("noise.W", "noise.H")}
     {'noise.W': (9, 2), 'noise.H': (5, 2)}
     """
-    with torch.no_grad(), torch.random.fork_rng():
-        trace: Any = poutine.trace(model).get_trace(x, observed)
-    parameters = parameter_sites(trace)
+    parameters = parameter_sites(_trace(model, x, observed))
     for name in priors:
         if name not in parameters:
             raise ValueError(f"with_priors: the model has no parameter '{name}'; it has {', '.join(sorted(parameters)) or 'none'}")
@@ -64,13 +63,19 @@ def weak_priors(model: Mixture, x: Tensor, observed: Tensor | None = None, shape
         x, observed: as in :meth:`Mixture.forward`.
         shape: 1 is the exponential law; below 1 most entries are near 0.
     """
+    sites = parameter_sites(_trace(model, x, observed))
+    positive = {name: site["value"] for name, site in sites.items() if site["kwargs"].get("constraint", constraints.real) is constraints.positive}
+    return {name: Gamma(shape, shape / float(value.mean())) for name, value in positive.items()}
+
+
+def parameters_of(model: Mixture, x: Tensor, observed: Tensor | None = None) -> dict[str, Tensor]:
+    """The parameters of the recording as they stand, by site name."""
+    return {name: site["value"].detach() for name, site in parameter_sites(_trace(model, x, observed)).items()}
+
+
+def _trace(model: Mixture, x: Tensor, observed: Tensor | None) -> Any:
     with torch.no_grad(), torch.random.fork_rng():
-        trace: Any = poutine.trace(model).get_trace(x, observed)
-    means = {
-        name: float(site["value"].mean()) for name, site in parameter_sites(trace).items()
-        if site["kwargs"].get("constraint", constraints.real) is constraints.positive
-    }
-    return {name: Gamma(shape, shape / mean) for name, mean in means.items()}
+        return poutine.trace(model).get_trace(x, observed)
 
 
 def parameter_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
@@ -94,4 +99,13 @@ def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribu
         allowed = constraint.check(law.sample(torch.Size((1000,))))
     if not bool(torch.as_tensor(allowed).all()):
         raise ValueError(f"with_priors: the law of '{name}' may take values that the parameter may not; expected {constraint}")
-    return whole
+    return _unvalidated(whole)
+
+
+def _unvalidated(law: Distribution) -> Distribution:
+    """A law that gives NaN a density of NaN, which kernels reject, where it would else stop the run."""
+    law = copy.copy(law)
+    law._validate_args = False
+    if hasattr(law, "base_dist"):
+        law.base_dist = _unvalidated(law.base_dist)
+    return law

@@ -14,11 +14,13 @@ from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
 from .svi import Objective, fit
 from .tempering import annealed, parallel_tempering, replicas
-from .warmup import Tuned, warm_up
+from .warmup import Tuned, tuned, warm_up
+from .whiten import whitened
 
 __all__ = [
     "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "PyroKernel", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed", "elliptical_slice",
-    "em", "fit", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density",
-    "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "point_e_step", "replicas", "sample", "warm_up",
+    "Position", "Proposal", "PyroKernel", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed",
+    "elliptical_slice", "em", "fit", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin",
+    "last_draws", "log_density", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "point_e_step", "replicas", "sample",
+    "tuned", "warm_up", "whitened",
 ]

@@ -124,7 +124,8 @@ def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: S
         plates[name] = by_dim({frame.name: frame.dim for frame in site["cond_indep_stack"]}, drawn.dim() - site["fn"].event_dim)
     if not infos:
         return Draws(values, None, None, plates, ())
-    shape, known = infos[0].acceptance.shape, {dim: name for inside in plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True)}
+    shape = infos[0].acceptance.shape
+    known = {dim: name for inside in plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
     blocks = tuple(known.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0))
     return Draws(values, stacked(infos), None, plates, blocks)
 
