@@ -74,9 +74,9 @@ def test_modes_of_every_frame_get_their_share(model: object, joint: bool) -> Non
     hot = replicas(target, POWERS, joint)
     power = 1 / hot.temperature if joint else hot.likelihood_power
     kernel = parallel_tempering(target, hot, hmc(hot, 0.25 * power**-0.5, steps=4))
-    draws = sample(target, kernel, _start(target), 700, warmup=100)
+    draws = sample(target, kernel, _start(target), 500, warmup=50)
     assert_moments(draws.values["z"], *posterior(model))
-    assert draws.stats.swap is not None and draws.stats.swap.shape == (700, CHAINS, T)
+    assert draws.stats.swap is not None and draws.stats.swap.shape == (500, CHAINS, T)
     rate = draws.stats.swap.mean((0, 1))
     assert ((rate > 0.2) & (rate < 0.9)).all()
     assert to_arviz(draws).sample_stats["swap"].dims == ("chain", "draw", "frame")
@@ -95,7 +95,7 @@ def test_slices_at_several_temperatures(joint: bool) -> None:
     """v of elliptical slice sampling follows the prior of its own replica."""
     target = log_density(ambiguous, chains=CHAINS)
     hot = replicas(target, (1, 0.2, 0.05), joint)
-    draws = sample(target, parallel_tempering(target, hot, elliptical_slice(hot)), _start(target), 250, warmup=20).values["z"]
+    draws = sample(target, parallel_tempering(target, hot, elliptical_slice(hot)), _start(target), 180, warmup=20).values["z"]
     assert_moments(draws, *posterior(ambiguous))
 
 
@@ -157,7 +157,7 @@ def test_gibbs_is_tempered_as_a_whole_and_not_in_parts() -> None:
     assert draws.values["z"].shape == (20, 4, T) and draws.stats.swap is not None and draws.stats.swap.shape == (20, 4, 1)
     inside = Group(("z",), lambda t: parallel_tempering(t, hot := replicas(t, (1, 0.5)), mala(hot, 0.1)))
     kernel = gibbs(target, inside, groups[1])
-    with pytest.raises(ValueError, match="a group cannot be tempered on its own"):
+    with pytest.raises(ValueError, match="a Conditional density cannot be replicated"):
         kernel.step(kernel.init(_start(target)))
 
 

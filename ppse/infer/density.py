@@ -118,7 +118,14 @@ class LogDensity:
         return other
 
     def replicated(self, copies: int) -> LogDensity:
-        """The same density under ``copies`` times as many chains. Random: one trace of the model."""
+        """The same density under ``copies`` times as many chains. Random: one trace of the model.
+
+        Raises:
+            ValueError: when it was derived from another density, whose values it holds or maps, chain by chain.
+        """
+        if type(self) is not LogDensity:
+            what = type(self).__name__
+            raise ValueError(f"log_density: a {what} density cannot be replicated; replicate the one of log_density, and make kernels for that")
         return LogDensity(self._model, self._args, self._kwargs, copies * self.chains, self.block, self.temperature, self.likelihood_power)
 
     @property

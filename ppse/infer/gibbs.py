@@ -50,10 +50,6 @@ class Conditional(LogDensity):
         other._held = self._held | held
         return other
 
-    def replicated(self, copies: int) -> LogDensity:
-        """Refused: the sites that are held have the values of so many chains, and no more."""
-        raise ValueError("gibbs: a group cannot be tempered on its own; temper the whole, with a gibbs kernel for all replicas")
-
     def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
         return super()._at(self._held | position)
 

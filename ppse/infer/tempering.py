@@ -23,7 +23,7 @@ def replicas(target: LogDensity, powers: Sequence[float], joint: bool = False) -
         joint: flatten prior and likelihood alike, to p(z, x)^power.
 
     Raises:
-        ValueError: when the powers do not decrease from 1, or the target is a group of ``gibbs`` or tempered chain by chain already.
+        ValueError: when the powers do not decrease from 1, or the target is tempered chain by chain already, or no density of :func:`log_density`.
     """
     if len(powers) < 2 or powers[0] != 1 or any(low >= high for high, low in zip(powers, powers[1:], strict=False)) or not powers[-1] > 0:
         raise ValueError(f"replicas: powers={powers}; expected at least two, decreasing from 1 to above 0, e.g. (1, 0.5, 0.25)")
