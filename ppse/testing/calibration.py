@@ -104,7 +104,7 @@ def around_truth(
     kernels that keep a memory (parallel tempering), as the truth does not say where their hot replicas are.
 
     Args:
-        kernel: density of the batch → kernel, e.g. ``lambda target: mala(target, 0.1)``.
+        kernel: density of the batch → kernel, e.g. ``lambda target: mala(target, 0.1)``. It may be tuned there, from a start of its own.
         thin: steps from draw to draw.
         backward: the kernel with time reversed. Kernels that are accepted or rejected as a whole are their own (None); for ``gibbs``
             it is that of the groups in the opposite order.
@@ -116,7 +116,9 @@ def around_truth(
 
     def sampler(x: Tensor, truth: Sites) -> Sites:
         target = log_density(model, x)
-        past, future = (sample(target, make(target), target.init(truth), draws, thin=thin).values for make in (backward or kernel, kernel))
+        forwards = kernel(target)  # made once, as what it is tuned to in the making must be the same both ways
+        backwards = forwards if backward is None else backward(target)
+        past, future = (sample(target, made, target.init(truth), draws, thin=thin).values for made in (backwards, forwards))
         replicates = torch.arange(len(x))
         before = torch.randint(draws + 1, (len(x),))
         window = draws - before + torch.arange(draws).unsqueeze(-1)
