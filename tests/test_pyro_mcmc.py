@@ -106,13 +106,15 @@ def test_chains_in_two_modes_are_told_apart() -> None:
 
 
 def test_divergences_are_reported_where_they_are() -> None:
-    """The funnel of Neal (2003), whose neck no single step size suits."""
+    """A wall that some trajectories run into, and are ended by."""
     def model() -> None:
-        v = pyro.sample("v", dist.Normal(X.new_zeros(()), 3.0))
-        pyro.sample("w", dist.Normal(X.new_zeros(9), (v / 2).exp().unsqueeze(-1)).to_event(1))
+        z = pyro.sample("z", dist.Normal(X.new_zeros(()), 1.0))
+        pyro.factor("wall", torch.where(z > 1.5, -1e5 * (z - 1.5), 0.0))
 
-    divergent = nuts(model, num_samples=100, warmup=60, target_acceptance=0.6, max_tree_depth=6).stats.divergent
-    assert 0 < divergent.sum() < 60
+    draws = nuts(model, num_samples=100, warmup=60, target_acceptance=0.6)
+    divergent, acceptance = draws.stats.divergent, draws.stats.acceptance
+    assert 5 < divergent.sum() < 80 and acceptance[divergent].mean() < acceptance[~divergent].mean()
+    assert (draws.values["z"] < 1.51).all()
 
 
 def test_the_density_is_that_of_pyro_for_a_lifted_mixture() -> None:

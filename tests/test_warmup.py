@@ -56,12 +56,12 @@ def test_scales_and_acceptance_of_every_frame(name: str) -> None:
     assert done.step_size.shape == (1, 3) and done.scale["z"].shape == (1, 3, L)
     ratio = (done.scale["z"][0] / SCALES).log()
     # Slow kernels have not seen all of the wide directions by then, but most of the way from 1 : 1000 to round is done.
-    assert ((ratio.max(-1)[0] - ratio.min(-1)[0]).exp() < {"metropolis": 25, "mala": 8, "hmc": 2}[name]).all()
+    assert ((ratio.max(-1)[0] - ratio.min(-1)[0]).exp() < {"metropolis": 25, "mala": 8, "hmc": 5}[name]).all()
     assert done.scale["z"].log().mean(-1).abs().max() < 1e-6  # the common size is in the step size
     draws = sample(target, _make(name, target, done.step_size, done.scale), done.state, 150)
     above = draws.stats.acceptance.mean((0, 1)) - TARGET_ACCEPTANCE[name]
     # HMC falls from accepting most to accepting nothing within a small change of the step: the average of steps that swing lies below.
-    assert ((above > -0.1) & (above < 0.22)).all()
+    assert ((above > -0.1) & (above < 0.28)).all()
 
 
 def test_what_the_scale_is_good_for() -> None:
@@ -70,10 +70,10 @@ def test_what_the_scale_is_good_for() -> None:
     start = target.init()
     done = warm_up(target, lambda e, s: hmc(target, e, 6, s), start, 300, step_size=0.1, target_acceptance=0.8)
     moments = torch.zeros_like(SCALES), SCALES.square()
-    assert_moments(sample(target, hmc(target, done.step_size, 6, done.scale), done.state, 200).values["z"], *moments)
+    assert_moments(sample(target, hmc(target, done.step_size, 6, done.scale), done.state, 200).values["z"], *moments, minimum_ess=250)
     step_size, state = adapt_step_size(lambda e: hmc(target, e, 6), start, 300, 0.1, 0.8)
     with pytest.raises(AssertionError, match="effective sample size"):
-        assert_moments(sample(target, hmc(target, step_size, 6), state, 200).values["z"], *moments)
+        assert_moments(sample(target, hmc(target, step_size, 6), state, 200).values["z"], *moments, minimum_ess=250)
     # The scale that MALA or HMC has found serves Langevin steps, which have no acceptance to be tuned by.
     finer = langevin(target, 0.2, {"z": done.scale["z"] * (SCALES / done.scale["z"]).log().mean(-1, keepdim=True).exp()})
     found = sample(target, finer, done.state.position, 400, thin=3).values["z"].square().mean((0, 1)) / SCALES.square()
