@@ -76,6 +76,7 @@ def test_modes_of_every_frame_get_their_share(model: object, joint: bool) -> Non
     kernel = parallel_tempering(target, hot, hmc(hot, 0.25 * power**-0.5, steps=4))
     draws = sample(target, kernel, _start(target), 500, warmup=50)
     assert_moments(draws.values["z"], *posterior(model))
+    sample(target, kernel, hmc(target).init(_start(target)), 1)  # a state that another kernel left will do for a start
     assert draws.stats.swap is not None and draws.stats.swap.shape == (500, CHAINS, T)
     rate = draws.stats.swap.mean((0, 1))
     assert ((rate > 0.2) & (rate < 0.9)).all()

@@ -115,8 +115,7 @@ def parallel_tempering(target: LogDensity, hot: LogDensity, kernel: Kernel) -> K
         return State(_choose(hot, swapped, new.position, old.position), log_density, gradient), rate
 
     def step(state: State) -> tuple[State, Info]:
-        assert state.memory is not None
-        ready, rate = swap(state.memory)
+        ready, rate = swap(state.memory or kernel.init(along(state.position, index % chains)))  # none in a state of another kernel
         inner, info = kernel.step(ready)
         seen = Info(*(None if field is None else kept(field) for field in info))  # type: ignore[arg-type]  # only the last two may be None
         return outer(inner), seen._replace(swap=rate)
