@@ -57,6 +57,9 @@ def calibrate(model: Callable[[Tensor], Any], like: Tensor, sampler: Sampler) ->
     The first entries of the sites alone would pass a sampler that ignores the data, as the prior is the average posterior; the log
     likelihood does not pass it.
 
+    Draws of a chain that has not the truth in it must be nearly independent: correlated ones lie together, and more often than they
+    should all on one side of the truth. Thin them, or use :func:`around_truth`.
+
     Args:
         model: called with x, which is its one observed site; every latent lies in the plate "utterances", as those of a mixture do,
             lifted parameters among them.
