@@ -38,8 +38,8 @@ class Conditional(LogDensity):
     def __init__(self, joint: LogDensity, sites: tuple[str, ...]) -> None:
         self.__dict__.update(vars(joint))
         start = joint.init()
-        outer = joint._held if isinstance(joint, Conditional) else {}  # a group may be a gibbs kernel itself
-        self._held: Position = outer | {k: v for k, v in start.items() if k not in sites}
+        self._joint = joint
+        self._held: Position = {k: v for k, v in start.items() if k not in sites}
         self._start = {name: start[name] for name in sites}
         self.plates = {name: joint.plates[name] for name in sites}
         choose(self, None)
@@ -51,7 +51,7 @@ class Conditional(LogDensity):
         return other
 
     def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
-        return super()._at(self._held | position)
+        return self._joint._at(self._held | position)  # the joint density may be a conditional, or a whitened one, itself
 
 
 def gibbs(target: LogDensity, *groups: Group) -> Kernel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .density import LogDensity, Position
-from .kernels import Info, Kernel, State
+from .kernels import Info, Kernel, State, _choose
 
 
 class Whitened(LogDensity):
@@ -45,6 +45,9 @@ def whitened(target: LogDensity, factor: Position, kernel: Callable[[LogDensity]
             broadcasts against a position with a dim more. Sites that are not in it stay as they are.
         kernel: makes the kernel, e.g. ``lambda t: hmc(t, 0.3)``.
 
+    Raises:
+        ValueError: at the first position, when the kernel has a memory, which holds positions of its own.
+
     References:
         Neal (2011), MCMC using Hamiltonian dynamics, section 4.1: linear transformations, or a full mass matrix.
 
@@ -62,19 +65,28 @@ def whitened(target: LogDensity, factor: Position, kernel: Callable[[LogDensity]
     white = Whitened(target, factor)
     inner = kernel(white)
 
-    def inside(state: State) -> State:
-        gradient = state.gradient and {k: white.map(k, v, transpose=True) for k, v in state.gradient.items()}
-        return State({k: white.map(k, v, inverse=True) for k, v in state.position.items()}, state.log_density, gradient)
-
-    def outside(state: State) -> State:
-        gradient = state.gradient and {k: white.map(k, v, transpose=True, inverse=True) for k, v in state.gradient.items()}
-        return State({k: white.map(k, v) for k, v in state.position.items()}, state.log_density, gradient)
+    def into(position: Position) -> Position:
+        return {k: white.map(k, v, inverse=True) for k, v in position.items()}
 
     def init(position: Position) -> State:
-        return outside(inner.init({k: white.map(k, v, inverse=True) for k, v in position.items()}))
+        state = inner.init(into(position))
+        if state.memory is not None:
+            raise ValueError("whitened: the kernel has a memory, which would not be whitened; wrap the whitened kernel by it instead")
+        return _outside(white, state)._replace(position=position)
 
     def step(state: State) -> tuple[State, Info]:
-        new, info = inner.step(inside(state))
-        return outside(new), info
+        gradient = state.gradient and {k: white.map(k, v, transpose=True) for k, v in state.gradient.items()}
+        new, info = inner.step(State(into(state.position), state.log_density, gradient))
+        moved = _outside(white, new)
+        # What did not move stays to the last digit: there and back again, rounding errors would add up.
+        position = _choose(target, info.accepted, moved.position, state.position)
+        kept = moved.gradient and state.gradient and _choose(target, info.accepted, moved.gradient, state.gradient)
+        return State(position, moved.log_density, kept), info
 
     return Kernel(init, step)
+
+
+def _outside(white: Whitened, state: State) -> State:
+    """A state of the whitened density as one of the target."""
+    gradient = state.gradient and {k: white.map(k, v, transpose=True, inverse=True) for k, v in state.gradient.items()}
+    return State({k: white.map(k, v) for k, v in state.position.items()}, state.log_density, gradient)
