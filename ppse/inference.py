@@ -76,18 +76,26 @@ class SourceDraws:
         self._drawn: dict[str, list[Tensor]] = {}
 
     def add(self, laws: dict[str, ComplexNormal], x: Tensor) -> None:
-        """Take the draws that are due in the next iteration, given its laws (…, T, F); random."""
-        due = self._due.count(self._iteration)
+        """Take the draws that are due in the next iteration, given its laws (…, T, F).
+
+        Random, but the global generator stays as it was, so that asking for draws does not change what is estimated.
+        """
+        due = [number for number, iteration in enumerate(self._due) if iteration == self._iteration]
         self._iteration += 1
-        for _ in range(due):
-            number = len(next(iter(self._drawn.values()), []))
-            for name, value in draw_sources(laws, x).items():
-                whole = value if value.dim() > 2 else value[None]
-                chain = int(number // self._starts % whole.shape[-3])
-                one = whole.select(-3, chain)
-                if self._starts > 1:
-                    one = one.unflatten(0, (-1, self._starts))[:, number % self._starts]
-                self._drawn.setdefault(name, []).append(one)
+        if due:
+            with torch.random.fork_rng():
+                torch.manual_seed(int(torch.randint(2**63 - 1, ())))  # else these and the next E-step would share their random numbers
+                for number in due:
+                    self._take(number, draw_sources(laws, x))
+
+    def _take(self, number: int, drawn: dict[str, Tensor]) -> None:
+        """Keep the chain and the start whose turn it is."""
+        for name, value in drawn.items():
+            whole = value if value.dim() > 2 else value[None]
+            one = whole.select(-3, number // self._starts % whole.shape[-3])
+            if self._starts > 1:
+                one = one.unflatten(0, (-1, self._starts))[:, number % self._starts]
+            self._drawn.setdefault(name, []).append(one)
 
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """By source, (count, T, F) or (count, B, 1, T, F), as x is; empty when none was asked for."""
@@ -113,7 +121,11 @@ class Inference(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """What to keep beside moments: how many draws of the sources, and whether the draws of the latents in the latter half of the iterations."""
+    """What to keep beside moments: how many draws of the sources, and whether the draws of the latents.
+
+    These are of the latter half of the iterations, or of those that are averaged, if more; of full Bayes, whose draws follow the
+    posterior after the warm-up, of those that are averaged.
+    """
 
     sources: int = 0
     run: bool = False
@@ -166,6 +178,7 @@ def resume(
         kept: list[Expectation] = []
         last: dict[str, Tensor] = {}
         keep = keep or Keep()
+        span = method.average if method.priors else max(method.average, method.iterations // 2)
         source_draws = SourceDraws(keep.sources, method.average, method.starts)
 
         def m_step(draws: dict[str, Tensor]) -> float:
@@ -190,7 +203,7 @@ def resume(
                 )
             if expectation.info is not None:
                 infos.append(expectation.info)
-            if keep.run and iteration >= method.iterations - max(method.average, method.iterations // 2):
+            if keep.run and iteration >= method.iterations - span:
                 kept.append(expectation)
             last.update(expectation.draws)
             if callback:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -216,7 +217,9 @@ def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tens
     """
     total = _total(laws)
     variance = total.var.clamp_min(VARIANCE_FLOOR)
-    drawn = {name: law.sample() for name, law in laws.items()}
+    # A law may have one value for all frequencies, or for all draws of the latents of another source; the draws differ.
+    shape = torch.broadcast_shapes(variance.shape, x.shape)
+    drawn = {name: law.expand(shape).sample() for name, law in laws.items()}
     lacking = x - sum(drawn.values())
     return {name: drawn[name] + law.var / variance * lacking for name, law in laws.items()}
 

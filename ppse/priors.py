@@ -65,7 +65,7 @@ def weak_priors(model: Mixture, x: Tensor, observed: Tensor | None = None, shape
     """
     sites = parameter_sites(_trace(model, x, observed))
     positive = {name: site["value"] for name, site in sites.items() if site["kwargs"].get("constraint", constraints.real) is constraints.positive}
-    return {name: Gamma(shape, shape / float(value.mean())) for name, value in positive.items()}
+    return {name: Gamma(value.new_tensor(shape), shape / value.mean()) for name, value in positive.items()}
 
 
 def parameters_of(model: Mixture, x: Tensor, observed: Tensor | None = None) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -21,6 +22,7 @@ from ppse.infer import (
     guide_e_step,
     hmc,
     langevin,
+    last_draws,
     log_density,
     mala,
     mcmc_e_step,
@@ -241,3 +243,40 @@ def test_a_gradient_that_is_not_finite_does_not_stay_in_the_memory_of_the_point_
     e_step(0)
     broken = False
     torch.testing.assert_close(e_step(1).draws["z"].squeeze(0), Toy(GAIN).posterior(x)[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("lead", [(), (2,)], ids=["one", "batch"])
+def test_last_draws_are_those_that_the_chains_ended_at(lead: tuple[int, ...]) -> None:
+    """Three draws of four chains per E-step, side by side: the last four of each are kept, with the Info of that step."""
+    def model() -> None:
+        with pyro.plate("utterances", 2, dim=-3) if lead else nullcontext():
+            level = pyro.sample("level", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("frames", 5, dim=-1):
+                pyro.sample("z", dist.Normal(level.unsqueeze(-1).expand(*level.shape, 2) if level.dim() else torch.zeros(2), 1.0).to_event(1))
+
+    target = log_density(model, chains=4)
+    e_step = mcmc_e_step(target, lambda e: mala(target, e), target.init(), step_size=0.1, draws=3, settle=2)
+    expectations = [e_step(i) for i in range(5)]
+    before = torch.random.get_rng_state()
+    found = last_draws(model, (), expectations)
+    assert found is not None and torch.equal(before, torch.random.get_rng_state())
+    assert found.values["z"].shape == (3, *lead, 4, 5, 2) and found.values["level"].shape == (3, *lead, 4, 1)  # while it rested, nothing was drawn
+    utterances = ("utterances",) if lead else ()
+    assert found.plates == {"level": (*utterances, "chains", ""), "z": (*utterances, "chains", "frames")}
+    assert found.blocks == (*utterances, "chains", "")
+    assert isinstance(found.stats, Info) and found.stats.log_density.shape == (3, *lead, 4, 1)
+    for draw, expectation in zip(found.values["z"], expectations[2:], strict=True):
+        assert torch.equal(draw, expectation.draws["z"][..., -4:, :, :])
+    # The log density of a step is that of the state which it ended in.
+    last = {k: v[-1] for k, v in found.values.items()}
+    torch.testing.assert_close(target(last), found.stats.log_density[-1])
+
+
+def test_last_draws_of_frames_that_are_accepted_one_by_one_and_of_guides() -> None:
+    x, toy = _data(), Toy()
+    found = last_draws(toy, (x,), [_mcmc("mala", toy, x)(i) for i in range(2)])
+    assert found is not None and found.blocks == ("chains", "frames") and found.stats is not None and found.values["z"].shape == (2, 10, T)
+    guided = [guide_e_step(toy, Guide(), (x,), draws=6)(0), guide_e_step(toy, Guide(), (x,), draws=6)(1)]
+    found = last_draws(toy, (x,), guided)
+    assert found is not None and found.stats is None and found.values["z"].shape == (2, 6, T) and found.plates == {"z": ("chains", "frames")}
+    assert last_draws(toy, (x,), []) is None and last_draws(toy, (x,), [Expectation({})]) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import arviz as az
 import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -15,11 +16,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppse import ComplexNormal, Mixture, methods
-from ppse.infer import Expectation
-from ppse.inference import OPEN_RATE, Moments, infer, resume
+from ppse.infer import Expectation, hmc, log_density, sample, warm_up
+from ppse.inference import OPEN_RATE, Keep, Moments, SourceDraws, infer, resume
 from ppse.methods import Method, Problem
 from ppse.mixture import Frames
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, VAESpeech
+from ppse.priors import with_priors
+from ppse.testing import assert_moments
 
 T, F, L = 12, 9, 3
 
@@ -210,4 +213,176 @@ def test_mixture_without_latents_is_plain_em(method: Method) -> None:
     noises = Mixture(a=NMFNoise(2), b=StationaryNoise())
     method = replace(method, iterations=20, average=1)
     found = infer(noises, _x(), method)
-    assert found.draws == {} and found.objective[-1] > found.objective[0]
+    if method.priors:  # then its parameters are latents
+        assert set(found.draws) == {"a.W", "a.H", "b.spectrum"} and len(found.objective) == 20
+    else:
+        assert found.draws == {} and found.objective[-1] > found.objective[0]
+
+
+def test_source_draws_go_round_iterations_starts_and_chains() -> None:
+    """Laws without variance, whose mean says where they are from: 1000 recording + 100 iteration + 10 chain + start."""
+    x = torch.zeros(2, 1, T, F, dtype=torch.complex64)
+    draws = SourceDraws(6, iterations=3, starts=2)
+    for iteration in range(3):
+        loc = 1000 * torch.tensor([0, 0, 1, 1]).reshape(4, 1, 1, 1) + 100 * iteration + 10 * torch.arange(2).reshape(2, 1, 1)
+        loc = (loc + torch.tensor([0, 1, 0, 1]).reshape(4, 1, 1, 1)).expand(4, 2, T, F)
+        draws.add({"s": ComplexNormal(loc.to(torch.complex64), torch.zeros(4, 2, T, F))}, x.repeat_interleave(2, 0))
+    values = draws.values(x)["s"]
+    assert values.shape == (6, 2, 1, T, F)
+    assert values[:, 0, 0, 0, 0].real.tolist() == [0, 1, 110, 111, 200, 201]
+    assert values[:, 1, 0, 0, 0].real.tolist() == [1000, 1001, 1110, 1111, 1200, 1201]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [9]), (3, [3, 6, 9]), (4, [2, 4, 7, 9]), (10, list(range(10))), (20, [i // 2 for i in range(20)])],
+)
+def test_source_draws_are_spread_over_the_iterations(count: int, expected: list[int]) -> None:
+    draws = SourceDraws(count, 10, 1)
+    for i in range(10):
+        draws.add({"s": ComplexNormal(torch.full((T, F), i + 0j), torch.zeros(T, F))}, torch.zeros(T, F, dtype=torch.complex64))
+    assert draws.values(torch.zeros(T, F))["s"][:, 0, 0].real.tolist() == expected
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+@pytest.mark.parametrize("starts", [1, 3])
+def test_draws_of_the_sources_have_the_moments_of_the_estimate(lead: tuple[int, ...], starts: int) -> None:
+    count, x = 1200, _x(*lead)
+    method = replace(methods.mala_em(iterations=6, chains=2, draws=1), average=4, starts=starts)
+    found = infer(_model(), x, method, keep=Keep(sources=count))
+    torch.testing.assert_close(sum(found.source_draws.values()), x.expand(count, *x.shape), rtol=1e-4, atol=1e-4)
+    for name, law in found.sources.items():
+        drawn = found.source_draws[name]
+        assert drawn.shape == (count, *x.shape)
+        error = (drawn.mean(0) - law.loc).abs().square() / (law.var / count)
+        assert error.max() < 16 and error.mean() == pytest.approx(1.0, abs=0.3)  # no more than one, as the draws are spread evenly
+        ratio = (drawn - law.loc).abs().square().mean(0) / law.var
+        assert ratio.mean() == pytest.approx(1.0, abs=0.03) and ((ratio > 0.7) & (ratio < 1.4)).all()
+
+
+@pytest.mark.parametrize("method", [methods.mala_em(4), methods.fast(6), methods.full_bayes(8, warm_up=4)], ids=lambda m: m.name)
+def test_what_is_kept_does_not_change_what_is_estimated_and_a_seed_gives_all_of_it_again(method: Method) -> None:
+    model, x, found = _model(), _x(), []
+    for keep in (None, Keep(3, run=True), Keep(3, run=True), Keep(sources=3)):
+        with poutine.seed(rng_seed=4):
+            found.append(infer(model, x, method, keep=keep))
+    plain, one, same, only = found
+    assert plain.run is None and plain.source_draws == {} and one.run is not None and same.run is not None and only.run is None
+    for name in plain.sources:
+        assert all(torch.equal(plain.sources[name].loc, other.sources[name].loc) for other in (one, same, only))
+        assert torch.equal(one.source_draws[name], same.source_draws[name])
+        assert not torch.allclose(one.source_draws[name][0], one.source_draws[name][1])
+    assert plain.objective == one.objective and all(torch.equal(one.run.values[k], same.run.values[k]) for k in one.run.values)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (methods.mala_em(10, draws=3, chains=2), (5, 2)), (methods.mcem(3), (1, 1)), (methods.svi_em(iterations=6, draws=5, average=4), (4, 5)),
+        (methods.full_bayes(10, chains=3, warm_up=8), (2, 3)),  # what it draws while it warms up does not follow the posterior
+        (methods.hmc_em(10, settle=7, adapt=8, average=2), (3, 1)),  # while the latents rest, nothing is drawn
+    ],
+    ids=lambda v: v.name if isinstance(v, Method) else str(v),
+)
+def test_runs_hold_what_was_drawn_in_the_latter_half(method: Method, expected: tuple[int, int]) -> None:
+    found = infer(_model(), _x(), method, keep=Keep(run=True))
+    assert found.run is not None and found.run.values["speech.z"].shape == (*expected, T, L)
+    assert torch.equal(found.run.values["speech.z"][-1], found.draws["speech.z"][-expected[1] :])
+    assert set(found.run.values) == set(found.run.plates) == set(found.draws)
+
+
+class Offset(PyroModule):
+    """White noise whose level may have any sign in nats: a parameter without a weak prior."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nats = PyroParam(torch.zeros(F))
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        with frames:
+            return ComplexNormal(0j, self.nats.exp().expand(frames.size, F))
+
+
+def level_of_all(frames: Frames) -> ComplexNormal:
+    """A latent of the whole recording."""
+    level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+    with frames:
+        ones = pyro.sample("ones", dist.LogNormal(torch.zeros(()), 0.1))
+    return ComplexNormal(0j, (level * ones).unsqueeze(-1).expand(*ones.shape, F))
+
+
+BAYESIAN: dict[str, tuple[Callable[[], Mixture], set[str]]] = {
+    "speech and noise": (_model, {"speech.z", "noise.W", "noise.H"}),
+    "no site in frames": (lambda: Mixture(noise=StationaryNoise()), {"noise.spectrum"}),
+    "no shared site": (lambda: Mixture(hum=flicker), {"hum.level"}),
+    "no positive parameter": (lambda: Mixture(hum=flicker, noise=Offset()), {"hum.level"}),
+    "latents of all kinds": (lambda: Mixture(hum=level_of_all, noise=FrameGain(StationaryNoise())), {"hum.level", "hum.ones", "noise.gain"}),
+}
+
+
+@pytest.mark.parametrize("kind", BAYESIAN)
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+def test_full_bayes_draws_every_positive_parameter_and_fits_none(kind: str, lead: tuple[int, ...]) -> None:
+    make, sites = BAYESIAN[kind]
+    x, observed, method = _x(*lead), torch.rand(*lead, T, F) > 0.2, replace(methods.full_bayes(6, chains=3, warm_up=3), starts=2)
+    after = []
+    for run in (method, replace(method.before, starts=2)):  # type: ignore[type-var]  # it has one
+        seen: list[int] = []
+        with poutine.seed(rng_seed=5):
+            model = make()
+            batch = (x if lead else x[None, None]).repeat_interleave(2, 0)
+            model.start(batch, observed.expand(batch.shape) if not lead else observed.repeat_interleave(2, 0))
+            found = resume(model, x, run, observed, keep=Keep(4, run=True), callback=lambda i, _, seen=seen: seen.append(i))
+        assert seen == list(range(run.all_iterations)) and len(found.objective) == run.iterations
+        after.append((found, {k: v.detach() for k, v in model.named_parameters()}))
+    (found, parameters), (_, fitted) = after
+    assert parameters.keys() == fitted.keys() and all(torch.equal(v, fitted[k]) for k, v in parameters.items())
+    assert found.run is not None and sites <= set(found.run.values)
+    assert all(value.isfinite().all() and value.shape[:3] == (3, 2 * (lead or (1,))[0], 3) for value in found.run.values.values())
+    assert all(law.loc.shape == x.shape for law in found.sources.values())
+    torch.testing.assert_close(sum(law.loc for law in found.sources.values()), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_full_bayes_finds_a_conjugate_posterior() -> None:
+    """x_t ~ CN(0, v) with v ~ InverseGamma(a, b): v | x ~ InverseGamma(a + T, b + sum |x|^2)."""
+    x = (torch.randn(T, F, dtype=torch.complex128) * torch.linspace(0.3, 3.0, F))[:, ::3]
+    a, b = torch.tensor(3.0).double(), torch.tensor(2.0).double()
+    method = methods.full_bayes(300, chains=16, warm_up=120, priors=lambda *_: {"noise.spectrum": dist.InverseGamma(a, b)})
+    found = infer(Mixture(noise=StationaryNoise()), x, method, keep=Keep(run=True))
+    assert found.run is not None
+    draws = found.run.values["noise.spectrum"].log().squeeze(2)
+    shape, rate = a + T, b + x.abs().square().sum(0)
+    mean = rate.log() - torch.digamma(shape)
+    assert_moments(draws, mean, mean.square() + torch.polygamma(1, shape))
+
+
+@pytest.mark.slow
+def test_full_bayes_agrees_with_a_long_run_of_hmc_on_all_at_once() -> None:
+    """A level of every frame and a spectrum that all frames share; the joint density has one block, and is sampled as such."""
+    frames, freqs = 5, torch.arange(1.0, 4.0).double()
+
+    def hum(plate: Frames) -> ComplexNormal:
+        with plate:
+            level = pyro.sample("level", dist.LogNormal(freqs.new_zeros(()), 1.0))
+        return ComplexNormal(0j, level.unsqueeze(-1) / freqs)
+
+    x = torch.randn(frames, 3, dtype=torch.complex128) * torch.linspace(0.5, 2.0, frames).unsqueeze(-1)
+    prior = dist.InverseGamma(torch.tensor(3.0).double(), torch.tensor(1.0).double())
+    model = Mixture(hum=hum, noise=StationaryNoise())
+    method = methods.full_bayes(220, chains=48, steps=6, warm_up=100, priors=lambda *_: {"noise.spectrum": prior})
+    found = infer(model, x, method, keep=Keep(run=True))
+    assert found.run is not None
+    model.start(x)
+    target = log_density(with_priors(model, {"noise.spectrum": prior}, x), x, chains=64)
+    done = warm_up(target, lambda e, s: hmc(target, e, 8, s), target.init(jitter=0.3), 150, step_size=0.2, target_acceptance=0.8)
+    long = sample(target, hmc(target, done.step_size, 8, done.scale), done.state, 200).values
+    for site in ("hum.level", "noise.spectrum"):
+        moments = []
+        for values in (found.run.values[site].log(), long[site].log()):
+            drawn = values.reshape(*values.shape[:2], -1)
+            both = torch.stack([drawn, drawn.square()], -1)
+            ess = torch.as_tensor(az.ess(az.convert_to_dataset({"f": both.transpose(0, 1).numpy()}), method="mean")["f"].values)
+            assert ess.min() > 400
+            moments.append((both.mean((0, 1)), both.flatten(0, 1).var(0) / ess))
+        (one, error), (other, error_of_other) = moments
+        assert ((one - other).abs() < 5 * (error + error_of_other).sqrt()).all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppse import ComplexNormal, Mixture, posterior
-from ppse.mixture import VARIANCE_FLOOR, Frames
+from ppse.mixture import VARIANCE_FLOOR, Frames, draw_sources
 from ppse.models import NMFNoise, StationaryNoise, VAESpeech
 
 T, F = 6, 5
@@ -57,6 +57,39 @@ def test_posterior_is_bayes_rule_and_adds_up() -> None:
     evidence = (laws["a"] + rest).log_prob(x)
     joint = laws["a"].log_prob(value) + rest.log_prob(x - value)
     torch.testing.assert_close(given["a"].log_prob(value) + evidence, joint)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("flat", [False, True])
+def test_drawn_sources_have_the_joint_posterior(count: int, flat: bool) -> None:
+    """Given x they have the covariance diag(v) - v v^T / sum v around their Wiener estimates, are circular, and add up to x."""
+    n_draws, bins = 40_000, 2
+    x = torch.randn(1, bins, dtype=torch.complex128).expand(n_draws, 1, bins)
+    laws = {
+        name: ComplexNormal(torch.randn(1, bins, dtype=torch.complex128), torch.rand(1, bins, dtype=torch.float64) + 0.2) for name in "abc"[:count]
+    }
+    if flat:  # one value of the law for all frequencies
+        laws["a"] = ComplexNormal(1j, torch.full((1, 1), 0.7, dtype=torch.float64))
+    drawn = draw_sources(laws, x)
+    torch.testing.assert_close(sum(drawn.values()), x)
+    means = posterior(laws, x[0])
+    off = torch.stack([drawn[name] - means[name].loc for name in laws], -1).flatten(1)  # all bins of all sources at once
+    v = torch.stack([law.var.expand(1, bins) for law in laws.values()], -1)[0]
+    expected = torch.block_diag(*(torch.diag(row) - row.outer(row) / row.sum() for row in v)).to(off.dtype)
+    noise = 5 * n_draws**-0.5
+    assert off.mean(0).abs().max() < noise
+    assert (off.mT @ off.conj() / n_draws - expected).abs().max() < noise  # no variance here is above one
+    assert (off.mT @ off / n_draws).abs().max() < noise
+    for i, name in enumerate(laws):
+        torch.testing.assert_close(means[name].var.expand(1, bins)[0], expected.diagonal().real.reshape(bins, count)[:, i])
+
+
+def test_drawn_sources_differ_between_draws_of_the_latents() -> None:
+    """Noise without latents has one law for all of them."""
+    laws = {"s": ComplexNormal(0j, torch.rand(2, 60, 50) + 0.1), "n": ComplexNormal(0j, torch.ones(60, 50))}
+    drawn = draw_sources(laws, torch.zeros(60, 50, dtype=torch.complex64))["n"]
+    one, other = drawn / (laws["s"].var / (laws["s"].var + 1)).sqrt()  # standard normal
+    assert (one * other.conj()).mean().abs() < 5 * 3000**-0.5
 
 
 def test_a_silent_mixture_has_a_finite_density() -> None:

@@ -103,17 +103,19 @@ def mcmc_e_step(
 
 
 def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: Sequence[Expectation]) -> Draws | None:
-    """The last draw of every chain in each of some E-steps, as one run; None when they drew nothing. Random: one trace of the model.
+    """The last draw of every chain in each of some E-steps, as one run; None when they drew nothing. The global generator stays as it was.
 
     The parameters moved between them. Draws of a guide or a point estimate count as chains of their own, and have no stats.
 
     Args:
         model, args: what the E-steps drew the latents of; says in which plates these lie.
+        expectations: those of a kernel in which it rested are left out.
     """
+    expectations = [e for e in expectations if e.info is not None] or expectations
     if not expectations or not expectations[0].draws:
         return None
     infos = [e.info for e in expectations if e.info is not None]
-    with torch.no_grad(), pyro.plate("chains", 1, dim=CHAINS_DIM):
+    with torch.no_grad(), torch.random.fork_rng(), pyro.plate("chains", 1, dim=CHAINS_DIM):
         trace: Any = poutine.trace(model).get_trace(*args)
     values, plates = {}, {}
     for name, drawn in expectations[-1].draws.items():
