@@ -42,7 +42,7 @@ class FlickerNoise(PyroModule):
 def synthetic(vae: VAESpeech) -> tuple[Tensor, Tensor]:
     """Speech drawn from the prior, and its sum with noise of slope 1.5 at 0 dB; two waveforms (N,)."""
     speech = sample_speech(vae, seconds=3.0)
-    shape = torch.fft.rfftfreq(len(speech)).clamp_min(1e-4) ** -0.75
+    shape = (1 + 1024 * torch.fft.rfftfreq(len(speech))) ** -0.75  # of the amplitude; bins of the model are 1 / 1024 apart
     noise = torch.fft.irfft(shape * torch.fft.rfft(torch.randn(len(speech))), n=len(speech))
     return speech, speech + noise * speech.norm() / noise.norm()
 

@@ -9,19 +9,38 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+CHAINS = ["--chains", "2", "--warmup", "5", "--samples", "8"]
+
+# Example → tiny settings, and what it must print.
 TINY = {
-    "new_noise_model.py": ["--iterations", "3"],
-    "sample_posterior.py": ["--chains", "2", "--warmup", "3", "--samples", "8"],
-    "two_noises.py": ["--iterations", "3"],
+    "choose_noise_model.py": ([*CHAINS, "--lead", "0.5"], ["elpd_loo", "NMF, rank 2: speech at SI-SDR"]),
+    "compare_methods.py": (["--iterations", "2"], ["SVI: SI-SDR", "EM, MALA: SI-SDR"]),
+    "full_bayes.py": (CHAINS, ["Not to be relied on", "codes: R-hat", "at knot 3"]),
+    "heavy_tails.py": (["--iterations", "2", "--out", "."], ["Gaussian: SI-SDR", "alpha-stable: SI-SDR"]),
+    "listen_to_draws.py": (["--iterations", "2", "--draws", "2", "--out", "."], ["a draw", "deviation (dB) per half second"]),
+    "new_noise_model.py": (["--iterations", "3"], ["SI-SDR"]),
+    "two_noises.py": (["--iterations", "3"], ["machine", "SI-SDR"]),
+}
+SOUNDS = {
+    "heavy_tails.py": {"noisy.wav", "Gaussian.wav", "Student-t.wav", "alpha-stable.wav"},
+    "listen_to_draws.py": {"mean.wav", "draw0.wav", "draw1.wav"},
 }
 
 
-def test_every_example_is_listed() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(TINY)
+def test_every_example_is_listed_and_short() -> None:
+    scripts = {path.name: path for path in EXAMPLES.glob("*.py")}
+    assert set(scripts) == set(TINY)
+    overview = (EXAMPLES / "README.md").read_text()
+    for name, path in scripts.items():
+        assert f"`{name}`" in overview
+        assert len(path.read_text().splitlines()) < 120, f"{name} is too long to be read from top to bottom"
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_example_runs(name: str, tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, str(EXAMPLES / name), *TINY[name]], capture_output=True, text=True, cwd=tmp_path, check=False)
+    settings, expected = TINY[name]
+    run = subprocess.run([sys.executable, str(EXAMPLES / name), *settings], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
-    assert "SI-SDR" in run.stdout or "R-hat" in run.stdout
+    for words in expected:
+        assert words in run.stdout
+    assert {path.name for path in tmp_path.glob("*.wav")} == SOUNDS.get(name, set())
