@@ -9,6 +9,8 @@ import pyro
 import pytest
 import torch
 
+import ppse  # noqa: F401  (changes a setting of Pyro once, on import)
+
 with warnings.catch_warnings():  # once a day, importing it announces its next major version; tests turn warnings into errors
     warnings.simplefilter("ignore", FutureWarning)
     import arviz  # noqa: F401  (for the warning alone)
