@@ -32,7 +32,8 @@ def with_priors(model: Mixture, priors: Mapping[str, Distribution], x: Tensor, o
         x, observed: as in :meth:`Mixture.forward`.
 
     Raises:
-        ValueError: when the model has no such parameter, the law does not fit its shape, or may be where the parameter may not.
+        ValueError: when the model has no such parameter, the law does not fit its shape, or may be where the parameter may not; or when
+            a parameter that frames share is read inside of their plate.
 
     >>> import pyro.distributions as dist
     >>> from ppse.models import NMFNoise
@@ -85,9 +86,7 @@ def parameter_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
 
 def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribution:
     """The law of a whole parameter: of the dims that no plate holds."""
-    value: Tensor = site["value"]
-    in_plates = max((-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None), default=0)
-    event = value.shape[in_plates:]
+    event = _event(name, site)
     try:
         whole = law.to_event(0).expand(event).to_event(len(event))
     except (RuntimeError, ValueError) as error:
@@ -100,6 +99,21 @@ def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribu
     if not bool(torch.as_tensor(allowed).all()):
         raise ValueError(f"with_priors: the law of '{name}' may take values that the parameter may not; expected {constraint}")
     return _unvalidated(whole)
+
+
+def _event(name: str, site: Mapping[str, Any]) -> torch.Size:
+    """The shape of a parameter without its plates. One that was made before it met a batch has none there; every utterance then draws its own."""
+    shape: torch.Size = site["value"].shape
+    sizes = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
+    depth = max((-dim for dim in sizes), default=0)
+    if len(shape) >= depth and all(shape[dim + depth] in (1, sizes.get(dim, 1)) for dim in range(-depth, 0)):
+        return shape[depth:]
+    if any(frame.name == "frames" for frame in site["cond_indep_stack"]):
+        raise ValueError(
+            f"with_priors: '{name}' has shape {tuple(shape)}, none of it for the frames, and is read inside of their plate, where every frame "
+            f"would draw its own; let the source read it before it enters the plate"
+        )
+    return shape
 
 
 def _unvalidated(law: Distribution) -> Distribution:

@@ -4,11 +4,15 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer.mcmc.util import initialize_model
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
 
-from ppse import Mixture
+from ppse import ComplexNormal, Mixture
 from ppse.infer import TARGET_ACCEPTANCE, adapt_step_size, hmc, log_density, sample
+from ppse.mixture import Frames
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, VAESpeech
-from ppse.priors import with_priors
+from ppse.priors import parameters_of, weak_priors, with_priors
 from ppse.testing import assert_moments
 
 T, F, L, K = 7, 5, 3, 2
@@ -93,3 +97,85 @@ def test_generator_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     with_priors(model, PRIORS, x)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+class Mixed(PyroModule):
+    """Parameters of all signs; only the scale is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nats = PyroParam(torch.zeros(F))
+        self.share = PyroParam(torch.tensor(0.5), constraints.unit_interval)
+        self.scale = PyroParam(torch.full((F,), 3.0), constraints.positive)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        var: Tensor = self.nats.exp() * self.share.unsqueeze(-1) * self.scale
+        return ComplexNormal(0j, var.expand(*var.shape[:-2], frames.size, F))
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=["one", "batch"])
+@pytest.mark.parametrize("shape", [1.0, 0.3])
+def test_weak_priors_have_the_order_of_magnitude_of_the_positive_parameters(lead: tuple[int, ...], shape: float) -> None:
+    model = Mixture(speech=FrameGain(VAESpeech(F, L, (5,))), noise=NMFNoise(K), other=Mixed()).double()
+    x = torch.randn(*lead, T, F, dtype=torch.complex128)
+    model.start(x)
+    before = torch.random.get_rng_state()
+    priors, values = weak_priors(model, x, shape=shape), parameters_of(model, x)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert set(priors) == {"speech.gain", "noise.W", "noise.H", "other.scale"}
+    assert set(values) == {*priors, "other.nats", "other.share"} and not any(v.requires_grad for v in values.values())
+    assert torch.equal(values["noise.H"], model.noise.H)
+    for name, law in priors.items():
+        assert isinstance(law, dist.Gamma) and law.concentration.item() == pytest.approx(shape)
+        torch.testing.assert_close(law.mean, values[name].mean())
+    # In the precision of the model, and from the values as they stand every density is finite.
+    target = log_density(with_priors(model, priors, x), x, chains=2)
+    position = target.init(values)
+    assert all(value.dtype == torch.float64 for value in position.values()) and target(position).isfinite().all()
+    for name in ("noise.W", "other.scale"):
+        torch.testing.assert_close(target.constrain(position)[name], values[name].expand(target.constrain(position)[name].shape))
+
+
+def test_without_priors_the_graph_is_that_of_the_model() -> None:
+    model, x = _model(), torch.randn(T, F, dtype=torch.complex128)
+    model.start(x)
+    trace = poutine.trace(with_priors(model, {}, x)).get_trace(x)
+    assert {name for name, site in trace.nodes.items() if site["type"] == "param" and "$$$" not in name} == set(parameters_of(model, x))
+
+
+def test_a_value_that_is_nan_has_a_density_that_is_nan() -> None:
+    """A kernel then rejects it; an error of validation would end the run. What the user gave stays as it was."""
+    model, x = _model(), torch.randn(T, F, dtype=torch.complex128)
+    model.start(x)
+    target = log_density(with_priors(model, PRIORS, x), x, chains=2)
+    position = target.init()
+    position["noise.W"][1] = torch.nan
+    with pyro.validation_enabled(True):
+        trace = target.trace(position)
+        assert trace.nodes["noise.W"]["log_prob"].isnan().reshape(-1).tolist() == [False, True]
+        with pytest.raises(ValueError, match="within the support"):
+            PRIORS["noise.W"].log_prob(torch.tensor(torch.nan).double())
+
+
+class Inside(Mixed):
+    """Reads inside of the plate of frames what these share."""
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        with frames:
+            return super().forward(frames)
+
+
+def test_a_parameter_that_frames_share_is_no_parameter_of_every_frame() -> None:
+    model, x = Mixture(noise=Inside()), torch.randn(T, F, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="'noise.scale' has shape .5,., none of it for the frames.*before it enters the plate"):
+        with_priors(model, {"noise.scale": dist.Gamma(1.0, 1.0)}, x)
+
+
+def test_a_batch_has_a_law_for_every_entry_of_what_was_made_without_utterances() -> None:
+    """Parameters of __init__ have no dims for utterances: each of these then has a draw of its own, of the whole parameter."""
+    model, x = Mixture(noise=Mixed()), torch.randn(3, 1, T, F, dtype=torch.complex64)
+    bayesian = with_priors(model, {"noise.scale": dist.Gamma(2.0, 1.0), "noise.share": dist.Beta(2.0, 2.0)}, x)
+    target = log_density(bayesian, x, chains=2)
+    values = target.constrain(target.init())
+    assert values["noise.scale"].shape == (3, 2, 1, F) and values["noise.share"].shape == (3, 2, 1)
+    assert target.block == ("utterances",) and len(set(values["noise.scale"].flatten().tolist())) == 3 * 2 * F
