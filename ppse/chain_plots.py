@@ -175,7 +175,7 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
     """Coordinates of largest R-hat, among those that share a frame with the worst one, against one another; with the divergences of the frame."""
     from matplotlib.figure import Figure
 
-    event = [dim for dim in worst.at if dim not in ("frame", "utterance")]
+    event = [dim for dim in worst.at if dim not in ("frame", "utterance", "window")]
     if not event or idata["posterior"].sizes[event[-1]] < 2:
         return f"{worst.site}, of largest R-hat, is one number{' per frame' if 'frame' in worst.at else ''}"
     dim, rest = event[-1], {d: i for d, i in worst.at.items() if d != event[-1]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,13 +53,12 @@ def plot_predictive(idata: InferenceData) -> Figure | str:
     """Mean power per frequency and per frame of the data, and of data replicated under the draws and under the prior; or why there is none."""
     from matplotlib.figure import Figure
 
-    replicated, observed = _first(idata.get("posterior_predictive")), _first(idata.get("observed_data"))
+    replicated, observed, prior = (_of_all_windows(idata.get(group)) for group in ("posterior_predictive", "observed_data", "prior_predictive"))
     if replicated is None or observed is None:
         return "no data were replicated: ask to_arviz for predictive draws"
     names = [str(name) for name in replicated.data_vars if str(name).endswith((".spectrum", ".envelope")) and name in observed]
     if not names:
         return "the replicated data are no STFT"
-    prior = _first(idata.get("prior_predictive"))
     figure = Figure(figsize=(11, 0.4 + 3.0 * len(names)), layout="constrained")
     for panel, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         dim = replicated[name].dims[-1]
@@ -138,6 +138,12 @@ def _first(data: Any) -> Any:
     return data.isel(utterance=0) if data is not None and "utterance" in data.dims else data
 
 
+def _of_all_windows(data: Any) -> Any:
+    """The first recording of a batch, its windows averaged where they have a value each, as spectra have, which are means over frames."""
+    first = _first(data)
+    return first.mean("window") if first is not None and "window" in first.dims else first
+
+
 def _power(idata: InferenceData) -> NDArray[Any] | None:
     """Power of the mixture in dB, (T, F), when it was kept."""
     observed = _first(idata.get("observed_data"))
@@ -164,7 +170,9 @@ def _nyquist(idata: InferenceData, n_freqs: int) -> tuple[float, str]:
 
 
 def _bands(values: Any) -> NDArray[Any]:
-    found: NDArray[Any] = values.quantile(BAND, ("chain", "draw"), skipna=True).values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of bins that were not observed, which have no value at all
+        found: NDArray[Any] = values.quantile(BAND, ("chain", "draw"), skipna=True).values
     return found
 
 

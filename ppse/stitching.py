@@ -30,7 +30,8 @@ def starts_as_chains(idata: InferenceData) -> InferenceData:
 def windows_in_a_row(parts: Sequence[tuple[float, InferenceData]]) -> InferenceData:
     """The windows of one recording as one run. Where two overlap, each has the frames of its half.
 
-    What has no frames, such as a parameter with a prior, is a value of every window, with a dim "window".
+    What has no frames, such as a parameter with a prior, is a value of every window, with a dim "window". Where windows have different
+    numbers of them, as a shorter last window has fewer knots of activations, those are kept that all have.
 
     Args:
         parts: the second at which each window starts, and its run, with the ``time`` of its frames from there.
@@ -50,11 +51,15 @@ def windows_in_a_row(parts: Sequence[tuple[float, InferenceData]]) -> InferenceD
             if "frame" in group.dims:
                 group = group.isel(frame=(time >= low) & (time < high))
             cut.append(group)
-        rows = {v for v in cut[0].data_vars if "frame" in cut[0][v].dims}
-        same = {v for v in cut[0].data_vars if name == "constant_data" and v not in rows}
-        whole = {v: xr.concat([g[v].drop_vars("frame", errors="ignore") for g in cut], "frame") for v in rows}
-        whole |= {v: xr.concat([g[v] for g in cut], "window") for v in cut[0].data_vars if v not in rows | same}
-        made = xr.Dataset(whole | {v: cut[0][v] for v in same}, attrs=cut[0].attrs)
+        whole: dict[Any, Any] = {}
+        for v, first in cut[0].data_vars.items():
+            if "frame" in first.dims:
+                whole[v] = xr.concat([group[v].drop_vars("frame", errors="ignore") for group in cut], "frame")
+            elif name == "constant_data":
+                whole[v] = first
+            else:
+                whole[v] = xr.concat([group[v] for group in cut], "window", join="inner")
+        made = xr.Dataset(whole, attrs=cut[0].attrs)
         made = made.assign_coords({d: np.arange(made.sizes[d]) for d in ("frame", "window") if d in made.dims})
         return made.transpose("chain", "draw", ..., missing_dims="ignore")
 
