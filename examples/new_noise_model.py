@@ -36,6 +36,7 @@ class FlickerNoise(PyroModule):
         with frames:
             level = pyro.sample("level", dist.LogNormal(0.0, 2.0))  # (…, T)
         spectrum = self.f ** -self.slope.unsqueeze(-1)  # (F,), or (C, 1, F) when the slope is random
+        spectrum = spectrum / spectrum.mean(-1, keepdim=True)  # so that a level of 1 is as loud as the recordings that the priors know
         return ComplexNormal(0j, level.unsqueeze(-1) * spectrum)  # (…, T, F)
 
 
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     clean, noisy = synthetic(vae) if args.wav is None else (None, torch.from_numpy(audio.read_mono(args.wav)))
     model = ppse.Mixture(speech=vae, noise=FlickerNoise())
-    result = ppse.enhance(noisy, model, methods.mala_em(iterations=args.iterations))
+    result = ppse.enhance(noisy, model, methods.hmc_em(args.iterations))
     estimate = result.estimates["speech"][0]
     if clean is not None:
         reference = clean.numpy()
