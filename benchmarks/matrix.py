@@ -104,8 +104,8 @@ MODELS: dict[str, Callable[[], Mixture]] = {
 
 def em(make: Callable[..., methods.Method], model: Mixture, x: Tensor) -> None:
     """A method of :mod:`ppse.methods`, for a few iterations."""
-    options = {"warm_up": 2} if make is methods.full_bayes else {}
-    result = infer(model, x, make(iterations=4, **options))
+    method = make(iterations=3, warm_up=1) if make is methods.full_bayes else make(iterations=2)
+    result = infer(model, x, method)
     assert result.objective and torch.tensor(result.objective).isfinite().all(), "the objective is not finite"
     assert set(result.sources) == set(model.sources), "sources are missing"
     for law in result.sources.values():
@@ -133,14 +133,14 @@ def kernel(make: Callable[[LogDensity], Kernel], bayesian: bool, model: Mixture,
 def no_u_turn(bayesian: bool, model: Mixture, x: Tensor) -> None:
     """Pyro's NUTS, adapting and drawing."""
     whole = graph(model, x, bayesian)
-    keeps_contract(nuts(whole, x, num_samples=DRAWS, warmup=12, max_tree_depth=3), log_density(whole, x, block=()))
+    keeps_contract(nuts(whole, x, num_samples=DRAWS, warmup=10, max_tree_depth=2), log_density(whole, x, block=()))
 
 
 def guide(family: Callable[..., nn.Module], bayesian: bool, model: Mixture, x: Tensor) -> None:
     """SVI: a few steps of a guide, then its draws."""
     whole = graph(model, x, bayesian)
     made = family(whole, x, model)
-    guide_draws(whole, made, x, num_samples=1)  # says so when a latent is missing
+    guide_draws(whole, made, x, num_samples=1)  # says so when a latent is missing; fit would only warn
     before = copy.deepcopy(made.state_dict())
     losses = fit(whole, made, x, steps=3)
     assert torch.tensor(losses).isfinite().all(), "the ELBO is not finite"
@@ -156,7 +156,7 @@ def keeps_contract(draws: Draws, target: LogDensity) -> None:
         assert value.shape == (DRAWS, *shapes[name].shape), f"draws of '{name}' have shape {tuple(value.shape)}"
         assert value.isfinite().all(), f"draws of '{name}' are not finite"
         assert (value[1:] != value[:-1]).any(), f"'{name}' does not move"
-    assert draws.stats.log_density.isfinite().all(), "the log density is not finite"
+    assert draws.stats is not None and draws.stats.log_density.isfinite().all(), "the log density is not finite"
 
 
 def tempered(target: LogDensity) -> Kernel:
@@ -170,7 +170,7 @@ def tuned(target: LogDensity) -> Kernel:
     def make(step_size: Tensor, factor: Position) -> Kernel:
         return whitened(target, factor, lambda white: hmc(white, step_size, 3))
 
-    found = warm_up(target, make, target.init(), 60, step_size=0.01, target_acceptance=0.8, dense=True)
+    found = warm_up(target, make, target.init(), 40, step_size=0.01, target_acceptance=0.8, dense=True)
     return make(found.step_size, found.scale)
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -120,6 +122,7 @@ def test_weak_priors_have_the_order_of_magnitude_of_the_positive_parameters(lead
     x = torch.randn(*lead, T, F, dtype=torch.complex128)
     model.start(x)
     before = torch.random.get_rng_state()
+    model = copy.deepcopy(model)  # with copies of the constraints
     priors, values = weak_priors(model, x, shape=shape), parameters_of(model, x)
     assert torch.equal(before, torch.random.get_rng_state())
     assert set(priors) == {"speech.gain", "noise.W", "noise.H", "other.scale"}
@@ -179,3 +182,12 @@ def test_a_batch_has_a_law_for_every_entry_of_what_was_made_without_utterances()
     values = target.constrain(target.init())
     assert values["noise.scale"].shape == (3, 2, 1, F) and values["noise.share"].shape == (3, 2, 1)
     assert target.block == ("utterances",) and len(set(values["noise.scale"].flatten().tolist())) == 3 * 2 * F
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_weak_priors_have_the_precision_of_the_recording(dtype: torch.dtype) -> None:
+    x = torch.randn(T, F, dtype=dtype)
+    model = Mixture(noise=NMFNoise(K))
+    model.start(x)
+    trace = poutine.trace(with_priors(model, weak_priors(model, x), x)).get_trace(x)
+    assert {trace.nodes[name]["value"].dtype for name in ("noise.W", "noise.H")} == {dtype.to_real()}
