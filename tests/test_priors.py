@@ -182,12 +182,3 @@ def test_a_batch_has_a_law_for_every_entry_of_what_was_made_without_utterances()
     values = target.constrain(target.init())
     assert values["noise.scale"].shape == (3, 2, 1, F) and values["noise.share"].shape == (3, 2, 1)
     assert target.block == ("utterances",) and len(set(values["noise.scale"].flatten().tolist())) == 3 * 2 * F
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_weak_priors_have_the_precision_of_the_recording(dtype: torch.dtype) -> None:
-    x = torch.randn(T, F, dtype=dtype)
-    model = Mixture(noise=NMFNoise(K))
-    model.start(x)
-    trace = poutine.trace(with_priors(model, weak_priors(model, x), x)).get_trace(x)
-    assert {trace.nodes[name]["value"].dtype for name in ("noise.W", "noise.H")} == {dtype.to_real()}
