@@ -65,7 +65,7 @@ def weak_priors(model: Mixture, x: Tensor, observed: Tensor | None = None, shape
         shape: 1 is the exponential law; below 1 most entries are near 0.
     """
     sites = parameter_sites(_trace(model, x, observed))
-    positive = {name: site["value"] for name, site in sites.items() if site["kwargs"].get("constraint", constraints.real) is constraints.positive}
+    positive = {name: site["value"] for name, site in sites.items() if _is_positive(site["kwargs"].get("constraint"))}
     return {name: Gamma(value.new_tensor(shape), shape / value.mean()) for name, value in positive.items()}
 
 
@@ -99,6 +99,11 @@ def _expanded(name: str, law: Distribution, site: Mapping[str, Any]) -> Distribu
     if not bool(torch.as_tensor(allowed).all()):
         raise ValueError(f"with_priors: the law of '{name}' may take values that the parameter may not; expected {constraint}")
     return _unvalidated(whole)
+
+
+def _is_positive(constraint: Any) -> bool:
+    """By what it says, as a copy of a module has a copy of its constraints."""
+    return isinstance(constraint, type(constraints.positive)) and bool(constraint.lower_bound == 0)
 
 
 def _event(name: str, site: Mapping[str, Any]) -> torch.Size:

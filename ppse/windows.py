@@ -39,5 +39,7 @@ def fade(stretches: list[tuple[int, int]], i: int) -> Tensor:
 def add_frames(total: Tensor, values: Tensor, first: int, weight: Tensor) -> None:
     """Cross-fade what the frames of a stretch have, (T, F), into the recording; ``first`` is its first frame there."""
     count = min(values.shape[0], total.shape[0] - first)
-    weight = torch.cat([weight, weight[-1:].expand(max(0, count - len(weight)))])[:count]
+    # The frames that reach beyond the end: all of a stretch that is the last, nothing of one that has faded out by then.
+    beyond = (weight[-1:] == 1).to(weight).expand(max(0, count - len(weight)))
+    weight = torch.cat([weight, beyond])[:count]
     total[first : first + count] += weight.unsqueeze(-1) * values[:count]

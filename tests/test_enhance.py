@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import xarray as xr
 
 import ppse
-from ppse import audio, methods
+from ppse import STFT, audio, methods
+from ppse.infer import log_density
 from ppse.methods import Method
 from ppse.models import NMFNoise, StationaryNoise, VAESpeech
-from ppse.windows import fade, windows
+from ppse.runs import load_run, save_run
+from ppse.windows import add_frames, fade, windows
 
 RATE = 16_000
 
@@ -51,13 +54,32 @@ def test_estimates_add_up_to_the_recording(model: ppse.Mixture, quick: Method) -
     assert np.abs(sum(result.estimates.values()) - wave).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mcem", "ld_em", "mala_em", "vem", "peem", "hmc_em", "svi_em", "default", "fast"])
-def test_every_method_runs_and_reports(model: ppse.Mixture, name: str) -> None:
-    method = getattr(methods, name)(iterations=3)
-    result = ppse.enhance(noisy(0.3), model, method, std=True)
-    assert len(result.traces[0].objective) == 3
+SHORT: dict[str, Method] = {make.__name__: make(iterations=3, **({"warm_up": 2} if make is methods.full_bayes else {})) for make in methods.ALL}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_every_method_runs_and_reports(model: ppse.Mixture, name: str, tmp_path: Path) -> None:
+    method, wave, seen = SHORT[name], noisy(0.3), list[float]()
+    result = ppse.enhance(wave, model, method, std=True, draws=2, keep_run=True, report=seen.append)
+    assert len(result.traces[0].objective) == 3 and seen == sorted(seen) and len(seen) == method.all_iterations and seen[-1] == 1
     assert np.isfinite(result.estimates["speech"]).all()
     assert (result.std["speech"] > 0).any() and np.isfinite(result.std["speech"]).all()
+    assert {name: drawn.shape for name, drawn in result.draws.items()} == dict.fromkeys(model.sources, (2, *wave.shape))
+    assert np.abs(sum(result.draws.values()) - wave).max() < 1e-5 and not np.array_equal(*result.draws["speech"])
+    idata = result.to_arviz(predictive=2)
+    n_frames = result.std["speech"].shape[1]
+    chains = method.starts * {"svi_em": 4, "full_bayes": 2, "ld_em": 10}.get(name, 1)
+    assert idata.posterior["speech.z"].dims[:3] == ("chain", "draw", "frame")
+    assert idata.posterior["speech.z"].shape == (chains, max(method.average, 0 if method.priors else 3 // 2), n_frames, 4)
+    assert ("sample_stats" in idata.groups()) == (name not in ("vem", "peem", "svi_em"))
+    assert idata.posterior.attrs["parameters_moved"] == (name != "full_bayes") and ("noise.W" in idata.posterior) == (name == "full_bayes")
+    assert idata.log_likelihood["x"].dims == ("chain", "draw", "frame") and idata.posterior_predictive.sizes["chain"] == chains
+    np.testing.assert_allclose(idata.constant_data["time"], STFT().centres(n_frames))
+    save_run(idata, tmp_path / "run.nc")
+    back = load_run(tmp_path / "run.nc")
+    assert set(back.groups()) == set(idata.groups())
+    for group in idata.groups():
+        xr.testing.assert_identical(back[group], idata[group])
 
 
 ODD = {
@@ -73,10 +95,15 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_recordings_just_work(model: ppse.Mixture, quick: Method, kind: str) -> None:
     wave = ODD[kind]
-    result = ppse.enhance(wave, model, quick)
+    result = ppse.enhance(wave, model, quick, draws=2, keep_run=True)
     assert result.estimates["speech"].shape == (1, wave.size) and np.isfinite(result.estimates["speech"]).all()
-    if not wave.any():
-        assert not result.estimates["speech"].any()
+    assert result.draws["speech"].shape == (2, 1, wave.size) and np.abs(sum(result.draws.values()) - wave).max() < 1e-4 * max(1, np.abs(wave).max())
+    if wave.any():
+        assert result.to_arviz().posterior.sizes["frame"] == STFT().n_frames(wave.size)
+    else:
+        assert not result.estimates["speech"].any() and not result.draws["speech"].any()
+        with pytest.raises(ValueError, match="no run of channel 0 was kept.*a silent channel"):
+            result.to_arviz()
 
 
 def test_refuses_what_is_no_recording(model: ppse.Mixture, quick: Method) -> None:
@@ -116,6 +143,15 @@ def test_windows_cover_all_once(length: int) -> None:
         assert first % 256 == 0 and last - first <= 16_256
         weight[first:last] += fade(stretches, i)
     assert torch.allclose(weight, torch.ones(length), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [20_000, 40_000, 123_457])
+def test_frames_of_windows_are_counted_once(length: int) -> None:
+    stft, total = STFT(), torch.zeros(STFT().n_frames(length), 1)
+    stretches = windows(length, 16_000, 4_000, 256)
+    for i, (first, last) in enumerate(stretches):
+        add_frames(total, torch.ones(stft.n_frames(last - first), 1), first // 256, fade(stretches, i)[::256])
+    assert len(stretches) > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-6)
 
 
 def falling(frames: ppse.mixture.Frames) -> ppse.ComplexNormal:
@@ -269,3 +305,83 @@ def test_files_and_figure(model: ppse.Mixture, quick: Method, tmp_path: Path) ->
     assert (tmp_path / "out.png").stat().st_size > 10_000
     titles = [axes.get_title() for axes in figure.axes]
     assert {"noisy", "enhanced", "noise", "objective", "acceptance"} <= set(titles)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2)])
+def test_draws_sum_to_the_recording_at_any_rate(model: ppse.Mixture, quick: Method, rate: int, channels: int) -> None:
+    """Below 16 kHz in all of its band; above, in the band of the model, as the estimates do."""
+    wave = noisy(0.5, rate, channels)
+    result = ppse.enhance(wave, model, quick, sample_rate=rate, draws=3, keep_run=True, window=0.3)
+    assert result.draws["speech"].shape == (3, *wave.shape)
+    total = sum(result.estimates.values())
+    for drawn in sum(result.draws.values()):
+        assert np.abs(drawn - total).max() < 2e-4 and (rate > RATE or np.abs(drawn - wave).max() < 1e-4)
+    for channel in range(channels):
+        idata = result.to_arviz(channel, predictive=2)
+        assert idata.observed_data["x.spectrum"].sizes["window"] == 2
+        assert ("observed" in idata.constant_data) == (rate < RATE)
+
+
+def test_what_is_asked_for_beside_does_not_change_the_estimates(model: ppse.Mixture) -> None:
+    wave, method = noisy(1.0), methods.default(iterations=4)
+    plain = ppse.enhance(wave, model, method, window=0.5, seed=3)
+    more = [ppse.enhance(wave, model, method, window=0.5, seed=3, std=True, draws=2, keep_run=True) for _ in range(2)]
+    for name, estimate in plain.estimates.items():
+        assert all(np.array_equal(estimate, result.estimates[name]) for result in more)
+        assert np.array_equal(more[0].draws[name], more[1].draws[name])
+    assert torch.equal(*(result.runs[-1].draws.values["speech.z"] for result in more))
+
+
+def test_deviation_of_the_waveform_is_that_of_its_draws() -> None:
+    """Without latents it is that of the STFT, carried through the synthesis."""
+    model, wave, stft = ppse.Mixture(speech=falling, noise=StationaryNoise()), noisy(0.2), STFT()
+    result = ppse.enhance(wave, model, closed_form(5), draws=300, std=True)
+    deviation = result.deviation()
+    assert deviation.shape == wave.shape and np.array_equal(deviation, result.draws["speech"].std(0, ddof=1))
+    independent = torch.randn(600, *result.std["speech"].shape[1:], dtype=torch.complex64) * torch.from_numpy(result.std["speech"][0])
+    expected = stft.synthesis(independent, wave.shape[1]).numpy().std(0)
+    inner = slice(500, -500)
+    assert np.mean(deviation[0, inner] ** 2) == pytest.approx(np.mean(expected[inner] ** 2), rel=0.03)
+    assert np.abs(result.draws["speech"].mean(0) - result.estimates["speech"]).max() < 6 * deviation.max() / 300**0.5
+    np.testing.assert_allclose(result.deviation("noise"), deviation, rtol=1e-3, atol=1e-6)  # what speech lacks, noise has
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=rf"{count} draws of 'speech'; expected two or more"):
+            ppse.enhance(wave, model, closed_form(1), draws=count).deviation()
+    with pytest.raises(ValueError, match="0 draws of 'music'"):
+        result.deviation("music")
+    with pytest.raises(ValueError, match="draws=-1; expected 0"):
+        ppse.enhance(wave, model, closed_form(1), draws=-1)
+    with pytest.raises(ValueError, match="a model without latents"):
+        ppse.enhance(wave, model, closed_form(1), keep_run=True).to_arviz()
+
+
+def test_channels_have_runs_of_their_own_and_silent_ones_none(model: ppse.Mixture, quick: Method) -> None:
+    wave = np.concatenate([noisy(0.3), np.zeros_like(noisy(0.3)), 0.5 * noisy(0.3)])
+    result = ppse.enhance(wave, model, quick, keep_run=True, draws=1)
+    assert [run.channel for run in result.runs] == [0, 2] and not result.draws["speech"][:, 1].any()
+    np.testing.assert_allclose(result.to_arviz(0).posterior["speech.z"], result.to_arviz(2).posterior["speech.z"], atol=1e-4)  # level does not matter
+    with pytest.raises(ValueError, match="no run of channel 1"):
+        result.to_arviz(1)
+
+
+def test_windows_of_a_run_cover_the_recording_once(model: ppse.Mixture) -> None:
+    """And the window that holds a frame is the one whose draws it has; parameters with priors are there once per window."""
+    wave, method = noisy(1.1), methods.full_bayes(4, warm_up=2)
+    result = ppse.enhance(wave, model, method, window=0.5, keep_run=True)
+    idata = result.to_arviz(predictive=2)
+    time = idata.constant_data["time"].values
+    np.testing.assert_allclose(np.diff(time), 256 / RATE)
+    np.testing.assert_allclose(time, STFT().centres(STFT().n_frames(wave.shape[1]))[: len(time)])
+    assert len(time) >= STFT().n_frames(wave.shape[1]) - 1 and len(result.runs) == 3
+    assert idata.posterior["noise.W"].dims[:3] == ("chain", "draw", "window") and idata.posterior["noise.W"].shape[2:] == (3, 513, 2)
+    middle = result.runs[1]
+    first = round(middle.start * RATE / 256)
+    inner = len(middle.x) // 2
+    drawn = middle.draws.values["speech.z"][:, :, inner].transpose(0, 1)
+    np.testing.assert_array_equal(idata.posterior["speech.z"].isel(frame=first + inner), drawn)
+    for run, start in zip(result.runs, (0, *(r.start for r in result.runs[1:])), strict=True):
+        assert run.start == start and not run.moved
+        # The graph that is kept is that of its own window: under its last draw it gives what its chains ended at.
+        target = log_density(run.model, run.x, chains=2)
+        state = {k: target.transforms[k].inv(v[-1]) for k, v in run.draws.values.items()}
+        torch.testing.assert_close(target(state).sum(), run.draws.stats.log_density[-1].sum(), rtol=1e-3, atol=1.0)
