@@ -80,8 +80,10 @@ def enhance(
     model = choices.model(prior, noise, rank, spacing)
     if save_run not in ("", "auto") and Path(save_run).suffix != ".nc":
         raise typer.BadParameter(f"'{save_run}' should end in .nc, or be 'auto' for a file beside every output", param_hint="--save-run")
-    extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run), Path(save_run) if save_run not in ("", "auto") else None)
+    extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run))
     tasks, outcomes = batch.plan(inputs, out, extras)
+    if save_run not in ("", "auto"):
+        extras = extras._replace(run_file=Path(save_run))
     if extras.run_file and len(tasks) > 1:
         raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
     for outcome in outcomes:

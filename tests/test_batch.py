@@ -18,6 +18,7 @@ from ppse.enhance import Enhancement
 from ppse.methods import Method
 from ppse.mixture import Mixture
 from ppse.models import NMFNoise, VAESpeech
+from ppse.runs import load_run
 
 RATE = 16_000
 ALL = Extras(noise=True, std=True, plot=True)
@@ -272,3 +273,63 @@ def test_summary_is_json(tmp_path: Path) -> None:
         "file": "e", "output": None, "status": "failed", "note": "why", "seconds": 0.0, "audio_seconds": 0.0,
     }
     assert batch.summary([], {})["real_time_factor"] is None
+
+
+def test_draws_and_runs_of_every_channel_are_written_and_resumed(model: Mixture, quick: Method, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", np.concatenate([wave(), 0 * wave(), wave()]), RATE, "FLOAT")
+    tasks, extras = {tmp_path / "a.wav": tmp_path / "out" / "a.wav"}, Extras(draws=2, run=True)
+    (outcome,) = enhance_files(tasks, model, quick, extras=extras)
+    assert outcome.status == "done" and outcome.note == "channel 2 is silent, or the model has no latents: no run to save"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.channel3.nc", "a.draw1.wav", "a.draw2.wav", "a.nc", "a.wav"]
+    speech, *drawn = (audio.read(tmp_path / "out" / f"a{suffix}.wav")[0] for suffix in ("", ".draw1", ".draw2"))
+    assert all(one.shape == speech.shape and not one[1].any() for one in drawn) and not np.array_equal(*drawn)
+    idata = load_run(tmp_path / "out" / "a.nc")
+    assert {"posterior", "posterior_predictive", "prior", "observed_data", "log_likelihood"} <= set(idata.groups())
+    assert [next(iter(enhance_files(tasks, model, quick, extras=extras))).status for _ in range(2)] == ["skipped", "skipped"]
+    for lost in ("a.nc", "a.draw2.wav"):
+        (tmp_path / "out" / lost).unlink()
+        assert [next(iter(enhance_files(tasks, model, quick, extras=extras))).status for _ in range(2)] == ["done", "skipped"]
+    # More draws of the same seed: the speech is the same.
+    before = (tmp_path / "out" / "a.wav").read_bytes()
+    assert next(iter(enhance_files(tasks, model, quick, extras=Extras(draws=5)))).status == "done"
+    assert (tmp_path / "out" / "a.wav").read_bytes() == before and (tmp_path / "out" / "a.draw5.wav").is_file()
+
+
+def test_a_run_where_one_says(model: Mixture, quick: Method, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", np.concatenate([wave(), wave()]), RATE)
+    tasks, extras = {tmp_path / "a.wav": tmp_path / "out" / "a.wav"}, Extras(run=True, run_file=tmp_path / "runs" / "mine.nc")
+    assert extras.files(tmp_path / "out" / "a.wav") == [tmp_path / "runs" / "mine.nc", tmp_path / "out" / "a.wav"]
+    assert next(iter(enhance_files(tasks, model, quick, extras=extras))).status == "done"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mine.channel2.nc", "mine.nc"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+    assert next(iter(enhance_files(tasks, model, quick, extras=extras))).status == "skipped"
+
+
+def test_runs_that_would_replace_one_another(tmp_path: Path) -> None:
+    for name in ("x/a.wav", "z/a.flac"):
+        audio.write(tmp_path / name, wave(), RATE)
+    tasks, failed = plan([tmp_path / "x", tmp_path / "z"], tmp_path / "out", Extras(run=True))
+    assert len(tasks) == 1 and [f.file.name for f in failed] == ["a.flac"]
+
+
+@pytest.mark.parametrize("stage", ["run", "speech"])
+def test_nothing_half_is_left_when_a_run_cannot_be_written(
+    model: Mixture, quick: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str,
+) -> None:
+    """Interrupted while the run, or the speech after it, is written: no temporary files, and the next run does it all again."""
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    tasks, extras = {tmp_path / "a.wav": tmp_path / "out" / "a.wav"}, Extras(draws=1, run=True)
+    real = audio.os.replace
+
+    def interrupted(source: str, target: Path) -> None:
+        if Path(target).name == ("a.nc" if stage == "run" else "a.wav"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audio.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(enhance_files(tasks, model, quick, extras=extras))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.draw1.wav", *(["a.nc"] if stage == "speech" else [])]
+    assert next(iter(enhance_files(tasks, model, quick, extras=extras))).status == "done"
+    assert load_run(tmp_path / "out" / "a.nc").posterior.sizes["draw"] == 1

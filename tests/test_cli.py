@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pyro.distributions import Gamma
 
 from ppse import __version__ as version
 from ppse import audio, batch, choices, cli, demo, methods, runs, weights
@@ -269,6 +271,51 @@ def test_interrupted_run_keeps_what_is_done_and_goes_on(prior: Path, tmp_path: P
     assert [outcome.status for outcome in outcomes] == ["skipped", "done", "done"]
 
 
+def test_draws_and_a_run_that_can_be_diagnosed(ppse, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "in" / "a.wav", wave(0.5), RATE)
+    arguments = ["enhance", tmp_path / "in" / "a.wav", "-o", tmp_path / "o.wav", "--prior", prior, "--draws", "2", "--save-run", tmp_path / "r.nc"]
+    code, out = ppse(*arguments)
+    assert code == 0 and "1 enhanced" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "o.draw1.wav", "o.draw2.wav", "o.wav", "r.nc", "tiny.safetensors"]
+    assert all(soundfile.info(tmp_path / f"o{suffix}.wav").frames == int(0.5 * RATE) for suffix in ("", ".draw1", ".draw2"))
+    code, out = ppse("diagnose", tmp_path / "r.nc", "-o", tmp_path / "figures")
+    assert code == 3 and "too few draws to tell" in out and "parameters of the model moved" in out  # one draw of one chain
+    made = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert made == ["frames.png", "predictive.png"] and "left out: trace.png (needs two chains" in out
+    code, out = ppse(*arguments)
+    assert code == 0 and "0 enhanced, 1 there already" in out
+
+
+def test_a_run_for_every_file_of_a_folder(ppse, prior: Path, tmp_path: Path) -> None:
+    for name in ("a.wav", "deep/b.flac"):
+        audio.write(tmp_path / "in" / name, wave(), RATE)
+    arguments = ["enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--save-run"]
+    code, out = ppse(*arguments, tmp_path / "r.nc")
+    said = " ".join(out.replace("│", " ").split())  # the message stands in a box
+    assert code == 2 and "one file for 2 recordings; use --save-run auto" in said and not (tmp_path / "out").exists()
+    code, out = ppse(*arguments, "auto")
+    assert code == 0 and (tmp_path / "out" / "a.nc").is_file() and (tmp_path / "out" / "deep" / "b.nc").is_file()
+    assert ppse(*arguments, "auto")[1].count("2 there already") == 1
+
+
+def test_a_run_of_several_windows_is_diagnosed(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Full Bayes, so that there are chains, and a parameter that every window has."""
+    method = methods.full_bayes(12, chains=2, steps=2, warm_up=4, priors=lambda *_: {"noise.H": Gamma(1.0, 0.01)})
+    monkeypatch.setattr(choices, "method", lambda name, chains: method)
+    monkeypatch.setattr(batch, "enhance", functools.partial(batch.enhance, window=0.4))
+    audio.write(tmp_path / "a.wav", wave(0.7), RATE)
+    terminal = {"capsys": capsys, "monkeypatch": monkeypatch}
+    code, out = run("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", prior, "--save-run", tmp_path / "r.nc", **terminal)
+    assert code == 0 and "1 enhanced" in out
+    assert runs.load_run(tmp_path / "r.nc").posterior["noise.H"].sizes["window"] == 2
+    code, out = run("diagnose", tmp_path / "r.nc", "-o", tmp_path / "figures", **terminal)
+    assert code == 3 and "2 chains of 8 draws each" in out and "noise.H: R-hat" in out and "moved" not in out and "frames fail" in out
+    made = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"trace.png", "rank.png", "autocorrelation.png", "frames.png", "predictive.png"} <= made
+
+
 WRONG = {
     "nothing to enhance": ["enhance"],
     "no such command": ["nonsense"],
@@ -280,11 +327,16 @@ WRONG = {
     "rank": ["enhance", "a.wav", "-o", "o", "--noise", "stationary", "--rank", "8"],
     "spacing": ["enhance", "a.wav", "-o", "o", "--noise", "stationary", "--spacing", "16"],
     "seed": ["enhance", "a.wav", "-o", "o", "--seed", "-1"],
+    "name of a run": ["enhance", "a.wav", "-o", "o", "--save-run", "run.txt"],
+    "negative draws": ["enhance", "a.wav", "-o", "o", "--draws", "-1"],
     "weights name": ["train", "speech", "-o", "prior.pt"],
     "what to compare": ["evaluate", "o"],
 }
 
-NAMED = {"device without values": "'meta' cannot be used here", "rank": "leave --rank out", "spacing": "leave --spacing out"}
+NAMED = {
+    "device without values": "'meta' cannot be used here", "name of a run": "should end in .nc", "rank": "leave --rank out",
+    "spacing": "leave --spacing out",
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)
