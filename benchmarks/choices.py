@@ -77,6 +77,8 @@ def rows(seed: int) -> dict[str, Enhancer]:
         "fast, up to 3 steps": row(fast(steps=3)),
         "fast, settles for 4": row(fast(settle=4)),
         "fast, 24 iterations": row(fast(iterations=24, adapt=12, average=12)),
+        "full Bayes, temperature 1": row(methods.full_bayes()),
+        "full Bayes, temperature 2.5": row(methods.full_bayes(temperature=2.5)),
     }
 
 
@@ -89,12 +91,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("choices.json"))
+    parser.add_argument("--rows", nargs="+", help="some of the rows, by their names; all unless given")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         mixing.mix(args.clean, args.noise, Path(scratch), args.snrs, count=args.count, seed=args.seed)
-        table = rows(args.seed)
+        table = {name: enhancer for name, enhancer in rows(args.seed).items() if args.rows is None or name in ("noisy", *args.rows)}
         settings = {key: value for key, value in vars(args).items() if key != "out"}
         results = measure(table, Path(scratch), args.out, settings, args.seed)
     print(report(results, [name for name in table if name != "noisy"], args.seed))

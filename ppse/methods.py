@@ -247,7 +247,7 @@ def svi_em(
 
 
 def full_bayes(
-    iterations: int = 120, chains: int = 2, steps: int = 10, temperature: float = 1.0, warm_up: int = 60,
+    iterations: int = 80, chains: int = 2, steps: int = 10, temperature: float = 1.0, warm_up: int = 40,
     priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] = weak_priors,
 ) -> Method:
     """Full Bayes: parameters of the recording are latents with priors, and all are sampled; nothing is fitted.
