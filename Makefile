@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # `make bench CLEAN=speech/ NOISE=noise/` measures quality on folders of yours; without, on the demo recording.
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ppse demo
@@ -20,6 +20,10 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py --out docs/speed.md
 	$(BIN)/python benchmarks/quality.py $(if $(CLEAN),--clean $(CLEAN) --noise $(NOISE)) --out runs/$(if $(CLEAN),quality,demo).json
+
+# Executes the tutorial, which takes minutes, and writes it as a page.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/render.py
 
 # The wheel, tried where no checkout shadows it.
 $(VENV)/.wheel: $(VENV)/.test pyproject.toml $(wildcard ppse/*.py ppse/*/*.py models/*.py guides/*.py ppse/py.typed ppse/weights/* ppse/data/*)
@@ -37,6 +41,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.installed
