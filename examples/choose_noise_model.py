@@ -67,12 +67,13 @@ def main(args: argparse.Namespace) -> None:
     for name, noise in candidates().items():
         runs[name] = posterior(noise, x, args)
         # Not of W and H, which may trade a factor: what LOO reads must have converged.
-        print(f"{name}: R-hat of the log-likelihood of a frame is {float(az.rhat(runs[name].log_likelihood)['x'].max()):.2f} at most")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the column "warning" says the same: some Pareto k-hat is too large
+        print(f"{name}: R-hat of the log-likelihood of a frame is {float(az.rhat(runs[name]['log_likelihood'])['x'].max()):.2f} at most")
+    with warnings.catch_warnings(action="ignore"):  # the column "warning" says the same: some Pareto k-hat is too large
         table = az.compare(runs, ic="loo")
     print(table[["elpd_loo", "p_loo", "elpd_diff", "dse", "warning"]].round(1).to_string())
-    for name, noise in candidates().items() if clean is not None else ():
+    if clean is None:
+        return
+    for name, noise in candidates().items():
         result = ppse.enhance(noisy, ppse.Mixture(speech=VAESpeech.pretrained(), noise=noise), methods.fast())
         print(f"{name}: speech at SI-SDR {metrics.si_sdr(clean.numpy(), result.estimates['speech'][0]):.1f} dB")
 

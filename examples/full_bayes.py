@@ -18,6 +18,7 @@ from torch import Tensor
 
 import ppse
 from ppse import STFT, audio, methods, with_priors
+from ppse.convergence import convergence
 from ppse.guides import starting_guide
 from ppse.infer import Draws, Group, gibbs, hmc, log_density, sample, tuned, whitened
 from ppse.inference import resume
@@ -75,12 +76,15 @@ def main(args: argparse.Namespace) -> None:
         x = synthetic(vae)
     draws, graph = posterior(ppse.Mixture(speech=vae, noise=NMFNoise(rank=1, spacing=SPACING)), x, args)
     idata = ppse.to_arviz(draws, graph, x, stft=STFT())
-    print(ppse.verdict(idata))
+    found = convergence(idata)
+    print(ppse.verdict(idata, found))
 
-    codes = az.rhat(idata, var_names=["speech.z"])["speech.z"]
+    assert found is not None  # with chains of four draws or more
+    codes = found.rhat["speech.z"]
     print(f"codes: R-hat at most 1.01 for {float((codes <= 1.01).mean()):.0%}, at most 1.05 for {float((codes <= 1.05).mean()):.0%}")
     # W and H may trade a factor, and each wanders; what the sound knows is their product, here as the mean over frequencies.
-    power = idata.posterior["noise.W"].values.mean((-2, -1))[..., None] * idata.posterior["noise.H"].values[..., 0]  # (chain, draw, knot)
+    w, h = (idata["posterior"][f"noise.{name}"].values for name in "WH")
+    power = w.mean((-2, -1))[..., None] * h[..., 0]  # (chain, draw, knot)
     print(f"noise: R-hat of its level at most {max(az.rhat(knot) for knot in power.transpose(2, 0, 1)):.3f}")
     for i, (low, middle, high) in enumerate(np.quantile(power, (0.05, 0.5, 0.95), axis=(0, 1)).T):
         print(f"  at knot {i}: {middle:.3f}, 90 % interval {low:.3f} to {high:.3f}" + ("" if args.wav else f", truth {LEVELS[i]}"))
