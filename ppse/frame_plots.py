@@ -70,7 +70,8 @@ def plot_predictive(idata: InferenceData) -> Figure | str:
             at, label = _time(idata)
         values = observed[name].values
         low, middle, high = _bands(replicated[name])
-        inside = float(np.mean((values >= low) & (values <= high)))
+        seen = np.isfinite(values)  # but for bins that were not observed
+        inside = float(np.mean(((values >= low) & (values <= high))[seen]))
         if prior is not None and name in prior:
             below, _, above = _bands(prior[name])
             panel.fill_between(at, _decibel(below), _decibel(above), color="0.85", linewidth=0, label="90 % under the prior of the latents")

@@ -119,3 +119,6 @@ def test_figures_of_several_windows(tmp_path: Path) -> None:
     drawn = next(line for line in figure.axes[0].lines if line.get_label() == "data").get_ydata()
     power = torch.stack([x.abs().square().mean(0) for x in xs]).mean(0)[:-1]
     np.testing.assert_allclose(drawn[:-1], 10 * power.log10().numpy(), rtol=1e-4)
+    assert np.isnan(drawn[-1])  # not observed, so neither in the band nor outside
+    shares = {f"{100 * k / (F - 1):.0f} % of the data" for k in range(F)}
+    assert any(share in figure.axes[0].get_title() for share in shares)
