@@ -36,6 +36,7 @@ def test_every_example_is_listed_and_short() -> None:
         assert len(path.read_text().splitlines()) < 120, f"{name} is too long to be read from top to bottom"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     settings, expected = TINY[name]
