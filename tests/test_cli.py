@@ -298,6 +298,7 @@ def test_a_run_for_every_file_of_a_folder(ppse, prior: Path, tmp_path: Path) -> 
     assert ppse(*arguments, "auto")[1].count("2 there already") == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_several_windows_is_diagnosed(
     prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
