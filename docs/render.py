@@ -26,7 +26,7 @@ def main() -> None:
     notebook = jupytext.read(DOCS / "tutorial.py")
     os.environ["PYTHONWARNINGS"] = "ignore"  # for the kernel, which inherits it
     with tempfile.TemporaryDirectory() as folder:
-        executor = ExecutePreprocessor(timeout=None, kernel_name="python3", extra_arguments=FIGURES)
+        executor = ExecutePreprocessor(timeout=None, kernel_name="python3", extra_arguments=FIGURES, coalesce_streams=True)
         executor.preprocess(notebook, {"metadata": {"path": folder}})
     body, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": "tutorial_files", "unique_key": "tutorial"})
     figures = DOCS / "tutorial_files"
