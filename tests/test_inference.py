@@ -17,11 +17,12 @@ from torch.distributions import constraints
 
 from ppse import ComplexNormal, Mixture, methods
 from ppse.infer import Expectation, hmc, log_density, sample, warm_up
-from ppse.inference import OPEN_RATE, Keep, Moments, SourceDraws, infer, resume
+from ppse.inference import OPEN_RATE, Keep, infer, resume
 from ppse.methods import Method, Problem
 from ppse.mixture import Frames
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, VAESpeech
 from ppse.priors import with_priors
+from ppse.source_posterior import Moments, SourceDraws
 from ppse.testing import assert_moments
 
 T, F, L = 12, 9, 3
