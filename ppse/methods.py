@@ -254,7 +254,7 @@ def full_bayes(
 
     :func:`fast` finds a start. Then every iteration is a Gibbs sweep of two HMC steps: of the latents of all frames, accepted frame by
     frame where that is valid, and of all that frames share. Step sizes and covariances are learnt in the first ``warm_up``
-    iterations; the posterior is averaged over the rest.
+    iterations, half of all at most; the posterior is averaged over the rest.
 
     Args:
         chains: from the same start, spread by the deviations of the encoder.
@@ -281,8 +281,9 @@ def full_bayes(
         spread = {site: value + scale.get(site, START_SPREAD) * torch.randn_like(value) for site, value in start.items()}
         return mcmc_e_step(target, lambda _: kernel, spread, step_size=1.0)
 
-    if not 0 < warm_up < iterations:
-        raise ValueError(f"full_bayes: warm_up={warm_up} with iterations={iterations}; expected 1 or more, and some iterations after it")
+    if warm_up < 1:
+        raise ValueError(f"full_bayes: warm_up={warm_up}; expected 1 or more")
+    warm_up = min(warm_up, iterations // 2)
     return Method("full_bayes", e_step, starting_guide, iterations, iterations - warm_up, priors=priors, before=fast(chains=1))
 
 
