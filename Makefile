@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/ppse demo
 
 test: lint $(VENV)/.wheel
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --durations=10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
