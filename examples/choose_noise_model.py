@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     runs = {}
     for name, noise in candidates().items():
         runs[name] = posterior(noise, x, args)
-        # Not of W and H, which may trade a factor: what LOO reads must have converged.
+        # Not of W and H, which may trade a factor: what LOO reads must have converged. A pattern too many keeps it from that.
         print(f"{name}: R-hat of the log-likelihood of a frame is {float(az.rhat(runs[name]['log_likelihood'])['x'].max()):.2f} at most")
     with warnings.catch_warnings(action="ignore"):  # the column "warning" says the same: some Pareto k-hat is too large
         table = az.compare(runs, ic="loo")
