@@ -28,6 +28,9 @@ MIN_ACCEPTANCE = 0.1
 MIN_BFMI = 0.3
 """Smallest E-BFMI at which the momentum of a step explores the energies of the target (Betancourt 2016)."""
 
+MAX_DIVERGING = 0.001
+"""Share of the steps of a frame (or recording) that may diverge: trajectories of random length over hundreds of frames meet a rare one."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -141,7 +144,11 @@ def _judge_moves(stats: Any, time: NDArray[Any] | None, lines: list[str], proble
             f"{count} divergent steps ({count / diverging.size:.2%}){_where(_frames(diverging), time) if 'frame' in diverging.dims else ''}: "
             f"the draws may miss what lies behind them; use a smaller step size."
         )
-        problems.append(f"{count} steps diverged")
+        often = diverging.mean(("chain", "draw")) > MAX_DIVERGING
+        share = float(often.mean())
+        if share > (MAX_FAILING if "frame" in often.dims else 0.0):
+            where = f" in {share:.1%} of the frames" if "frame" in often.dims else ""
+            problems.append(f"more than {MAX_DIVERGING:.1%} of the steps diverged{where}")
     else:
         lines.append("No divergences.")
 

@@ -209,7 +209,10 @@ def test_divergences_and_rejections_are_told() -> None:
     draws = _independent()
     draws.stats.divergent[:3, 1, 12] = True
     found = verdict(to_arviz(draws))
-    assert not found.passed and "3 divergent steps" in str(found) and "at frame 12:" in str(found)
+    assert found.passed and "3 divergent steps" in str(found) and "at frame 12:" in str(found)  # few, in a single frame
+    draws.stats.divergent[:2, :, 20:23] = True  # 2 of 1000 in 3 of 40 frames
+    found = verdict(to_arviz(draws))
+    assert not found.passed and "of the steps diverged in 7.5% of the frames" in found.lines[0]
     draws = _independent()
     draws.stats.acceptance[..., 30:] = 0.01
     assert "10 frames accept less than 0.1, at frame 30 to 39" in str(verdict(to_arviz(draws)))
