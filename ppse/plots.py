@@ -25,8 +25,15 @@ COLUMNS = 1500
 """Most columns of a spectrogram; the frames of longer recordings are averaged."""
 
 
+BAND = (0.05, 0.95)
+"""Quantiles of draws between which a credible band lies."""
+
+
 def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = None, channel: int = 0) -> Figure:
     """Spectrograms of the input and of every source on one scale, with objective and acceptance of the inference.
+
+    Where the result has deviations, there is a spectrogram of the posterior variance of the speech, on the same scale; where it has two
+    draws or more, the level of the speech along time with the band that holds 90 % of the draws.
 
     Args:
         result: of :func:`ppse.enhance`.
@@ -49,11 +56,17 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     panels |= {"enhanced" if name == "speech" else name: wave[channel] for name, wave in result.estimates.items()}
     spectra = {name: _spectrogram(wave, result) for name, wave in panels.items()}
     top = 10 * np.ceil(np.quantile(spectra["noisy"], 0.9995) / 10) if panels["noisy"].any() else 0.0
-    width = max(2, len(panels))
-    figure = Figure(figsize=(4.4 * width, 6.6), layout="constrained")
-    halves = figure.add_gridspec(2, 1, height_ratios=(1.9, 1))
-    upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
-    row: Sequence[Axes] = upper.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    shown = "speech" if "speech" in result.estimates else next(iter(result.estimates), "")
+    if shown in result.std:
+        variance = torch.from_numpy(result.std[shown][channel]).square()
+        columns = variance.split(-(-len(variance) // COLUMNS))
+        spectra[f"posterior variance of {shown}"] = _decibel(torch.stack([column.mean(0) for column in columns]))
+    banded = len(result.draws.get(shown, ())) > 1
+    width = max(2, len(spectra))
+    figure = Figure(figsize=(4.4 * width, 9.2 if banded else 6.6), layout="constrained")
+    halves = figure.add_gridspec(2 + banded, 1, height_ratios=(1.9, 1, 1)[: 2 + banded])
+    upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1 + banded])
+    row: Sequence[Axes] = upper.subplots(1, len(spectra), sharex=True, sharey=True, squeeze=False)[0]
     duration, lead = result.noisy.shape[-1] / result.sample_rate, (result.stft.n_fft - result.stft.hop) / result.stft.sample_rate
     for axes, (name, spectrum) in zip(row, spectra.items(), strict=True):
         # A frame starts up to `lead` before the recording; its column stands at its centre.
@@ -66,6 +79,8 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     upper.colorbar(image, ax=list(row), label="power (dB)", pad=0.01, fraction=0.04)
     if count > 1:
         upper.suptitle(f"channel {channel + 1} of {count}")
+    if banded:
+        _plot_level(figure.add_subfigure(halves[1]).subplots(), result, shown, channel)
     objective, acceptance = lower.subplots(1, 2)
     traces = [trace for trace in result.traces if trace.channel == channel]
     _plot_traces(objective, [t.objective for t in traces], traces, "nothing inferred: the recording is silent")
@@ -118,6 +133,35 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     audio.atomically(path, lambda file: figure.savefig(file, format=kind, dpi=110))
 
 
+def _plot_level(axes: Axes, result: Enhancement, source: str, channel: int) -> None:
+    """Level of a source along time: the estimate, and the credible band of the level of its draws."""
+    stft, rate = result.stft, result.sample_rate
+    hop = max(1, round(stft.hop / stft.sample_rate * rate), result.noisy.shape[-1] // COLUMNS)
+    levels = np.array([_level(wave[channel], 2 * hop, hop) for wave in result.draws[source]])
+    low, middle, high = np.quantile(levels, (BAND[0], 0.5, BAND[1]), axis=0)
+    time = (np.arange(len(middle)) * hop + hop) / rate
+    axes.plot(time, _level(result.noisy[channel], 2 * hop, hop), color="0.6", linewidth=0.8, label="noisy")
+    inside = f"{100 * (BAND[1] - BAND[0]):.0f} % of {len(levels)} draws of {source}"
+    axes.fill_between(time, low, high, color="C0", alpha=0.4, linewidth=0, label=inside)
+    axes.plot(time, middle, color="C0", linewidth=0.8, label="median of the draws")
+    # The mean of what is uncertain is quieter than a draw: it lies below the band where little is known.
+    axes.plot(time, _level(result.estimates[source][channel], 2 * hop, hop), color="k", linewidth=0.8, label="estimate (mean)")
+    loudest = max(float(high.max()), -100.0)
+    axes.set(xlabel="time (s)", ylabel="level (dB)", xlim=(0, result.noisy.shape[-1] / rate), ylim=(loudest - DYNAMIC_RANGE, loudest + 5))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _level(wave: np.ndarray, length: int, hop: int) -> np.ndarray:
+    """Mean power in dB of stretches of that length, one every hop; of all there is when it is shorter."""
+    power = np.square(wave, dtype=np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(power)])
+    starts = np.arange(0, max(1, len(wave) - length + 1), hop)
+    ends = np.minimum(starts + length, len(wave))
+    decibel: np.ndarray = 10 * np.log10(np.maximum((sums[ends] - sums[starts]) / (ends - starts), 1e-12))
+    return decibel
+
+
 def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
     """Power in dB, (columns, F), at the rate of the model; a stretch at a time, so that an hour needs little memory."""
     stft = result.stft
@@ -130,5 +174,9 @@ def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
         piece = padded[start : start + step + stft.n_fft - stft.hop]
         power = (torch.fft.rfft(piece.unfold(-1, stft.n_fft, stft.hop) * stft.window(piece), norm="ortho")).abs().square()
         columns += [block.mean(0) for block in power.split(pool)]
-    decibel: np.ndarray = 10 * torch.stack(columns).clamp_min(1e-12).log10().numpy()
+    return _decibel(torch.stack(columns))
+
+
+def _decibel(power: torch.Tensor) -> np.ndarray:
+    decibel: np.ndarray = 10 * power.clamp_min(1e-12).log10().numpy()
     return decibel

@@ -82,6 +82,31 @@ def test_figure_that_cannot_be_written(tmp_path: Path) -> None:
     assert not (tmp_path / "a.xyz").exists()
 
 
+def test_deviation_has_a_panel_on_the_same_scale_and_draws_a_band() -> None:
+    made = result()
+    frames = made.stft.n_frames(RATE)
+    made.std = {"speech": np.full((1, frames, made.stft.n_freqs), 0.01, np.float32)}
+    spread = np.linspace(0.5, 2.0, 21, dtype=np.float32)[:, None, None]
+    made.draws = {"speech": spread * made.estimates["speech"]}
+    figure = plot_enhancement(made)
+    images = [axes.images[0] for axes in figure.axes if axes.images and axes.get_title()]
+    variance = next(axes.images[0] for axes in figure.axes if axes.get_title() == "posterior variance of speech")
+    np.testing.assert_allclose(variance.get_array(), -40.0, atol=1e-3)
+    assert len({image.get_clim() for image in images}) == 1 and variance.get_array().shape[::-1] == (frames, made.stft.n_freqs)
+    level = next(axes for axes in figure.axes if axes.get_ylabel() == "level (dB)")
+    lines = {line.get_label(): line.get_ydata() for line in level.lines}
+    np.testing.assert_allclose(lines["estimate (mean)"], 10 * np.log10(0.005), atol=0.1)  # the mean power of a sine of amplitude 0.1
+    np.testing.assert_allclose(lines["median of the draws"] - lines["estimate (mean)"], 20 * np.log10(1.25), atol=1e-3)
+    ends = level.collections[0].get_paths()[0].vertices[:, 1] - np.mean(lines["estimate (mean)"])
+    assert ends.min() == pytest.approx(20 * np.log10(0.575), abs=0.2) and ends.max() == pytest.approx(20 * np.log10(1.925), abs=0.2)
+
+
+def test_without_draws_there_is_no_band() -> None:
+    made = result()
+    made.draws = {"speech": made.estimates["speech"][None]}
+    assert not [axes for axes in plot_enhancement(made).axes if axes.get_ylabel() == "level (dB)"]
+
+
 def test_loss_curves(tmp_path: Path) -> None:
     plot_training([Epoch(0, 3.0, 4.0, 1e-3, 1.0), Epoch(1, 2.0, 3.5, 1e-3, 1.0)], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes()[:4] == PNG
