@@ -57,10 +57,10 @@ class Case(NamedTuple):
         return found
 
 
-def enhanced(manifest: Path, method: Method, seconds: float, kept: Path | None) -> list[Case]:
-    """The first seconds of every mixture, enhanced; read from the folder ``kept`` when it has them."""
+def enhanced(manifest: Path, method: Method, seconds: float, kept: Path | None, count: int | None = None) -> list[Case]:
+    """The first seconds of the first mixtures, enhanced; read from the folder ``kept`` when it has them."""
     cases = []
-    for key, entry in track(mixing.read_manifest(manifest).items(), f"{method.name:12}"):
+    for key, entry in track(list(mixing.read_manifest(manifest).items())[:count], f"{method.name:12}"):
         file = kept / f"{manifest.parent.name}-{method.name}-{key}.npz" if kept else None
         noisy, clean = (audio.read_mono(entry[part])[: int(seconds * mixing.RATE)] for part in ("noisy_wav", "clean_wav"))
         if file is not None and file.exists():
@@ -148,15 +148,18 @@ def main() -> None:
     parser.add_argument("manifest", type=Path, help="of the mixtures to judge by, from 'ppse mix'")
     parser.add_argument("--fit", type=Path, help="manifest of mixtures of other speakers and noises to fit the recalibration on")
     parser.add_argument("--methods", nargs="+", default=["fast", "default", "hmc_em", "full_bayes"], choices=[m.__name__ for m in methods.ALL])
+    parser.add_argument("--count", type=int, help="of mixtures to judge by, the first of the manifest; all unless given")
     parser.add_argument("--seconds", type=float, default=3.0, help="of every mixture")
-    parser.add_argument("--replicates", type=int, default=20, help="of the simulation from the model")
+    parser.add_argument("--replicates", type=int, default=20, help="of the simulation from the model; 0 for none")
     parser.add_argument("--kept", type=Path, help="folder to keep results of mixtures in, which a later run reads")
     parser.add_argument("--save", type=Path, help="where to write the recalibration that was fitted; other methods in that file stay")
     parser.add_argument("--out", type=Path, help="where to write the page")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    parts = [f"Data from the model, {args.replicates} replicates of 50 frames:", "", simulated(args.replicates, 50, seed=0), ""]
+    parts = []
+    if args.replicates:
+        parts = [f"Data from the model, {args.replicates} replicates of 50 frames:", "", simulated(args.replicates, 50, seed=0), ""]
     table, learnt = [HEAD], dict[str, Recalibration]()
     for name in args.methods:
         method = getattr(methods, name)()
@@ -165,11 +168,12 @@ def main() -> None:
             learnt[name] = fitted(enhanced(args.fit, method, args.seconds, args.kept), words)
         mended = learnt[name] if args.fit else recalibration.shipped(name)
         with poutine.seed(rng_seed=0):
-            table += rows(name, enhanced(args.manifest, method, args.seconds, args.kept), mended)
+            cases = enhanced(args.manifest, method, args.seconds, args.kept, args.count)
+            table += rows(name, cases, mended)
     if args.save:
         stored = json.loads(args.save.read_text()) if args.save.exists() else {}
         audio.write_text(args.save, json.dumps(stored | {name: found._asdict() for name, found in learnt.items()}, indent=1) + "\n")
-    parts += [f"{len(mixing.read_manifest(args.manifest))} mixtures, the first {args.seconds:g} s of each:", "", *table, ""]
+    parts += [f"{len(cases)} mixtures, the first {args.seconds:g} s of each:", "", *table, ""]
     parts += [f"Made by `python benchmarks/{provenance.command()}`; {provenance.sentence(*PACKAGES)}.", ""]
     page = "\n".join(parts)
     if args.out:

@@ -119,6 +119,9 @@ def draws_pit(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> Array:
 def coverage(pit: ArrayLike, levels: Sequence[float] = LEVELS, where: ArrayLike | None = None) -> dict[float, float]:
     """Share of the truth in the central interval of every level; level → share, equal to the level when uncertainty is right.
 
+    The converse does not hold: central intervals that lie too high may hold the truth as often. Doubling the variance of a bin of mean
+    0 leaves the share of its magnitudes almost as it is; of the samples of a waveform it does not. A histogram of the PIT shows both.
+
     Args:
         pit: of the truth, any shape (:func:`magnitude_pit`, :func:`draws_pit`).
         where: which entries count, boolean; all unless given.
