@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .infer.guide_quality import pareto_shapes
+
 if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import Dataset
@@ -57,14 +59,13 @@ def bfmi(stats: Dataset) -> Any:
 
 def pareto_k(stats: Dataset) -> Any:
     """Pareto k-hat of the importance weights of a guide, per block (of all draws of all chains)."""
-    import arviz as az
-
     weights = (stats["lp"] - stats["log_proposal"]).transpose(..., "chain", "draw")
     flat = weights.values.reshape(-1, weights.sizes["chain"] * weights.sizes["draw"]).astype(float)
-    with _quiet():
-        _, shapes = az.psislw(flat)
+    size = np.abs(stats["lp"].where(np.isfinite(stats["lp"]))).max()
+    rounding = 16 * float(np.finfo(stats["lp"].dtype).eps * size)
     found = weights.isel(chain=0, draw=0, drop=True)
-    return found.copy(data=np.where(np.isfinite(flat).all(-1), shapes, np.nan).reshape(found.shape))
+    with _quiet():
+        return found.copy(data=pareto_shapes(flat, rounding).reshape(found.shape))
 
 
 def max_pareto_k(count: int) -> float:

@@ -272,6 +272,14 @@ def test_pareto_k_is_that_of_the_weights() -> None:
     assert max_pareto_k(100) == pytest.approx(0.5) and max_pareto_k(10_000) == 0.7
 
 
+def test_a_guide_that_is_the_posterior_passes_and_a_weight_that_is_not_finite_does_not() -> None:
+    draws = _proposal(torch.zeros(40))  # equal weights, but for rounding: no tail
+    assert isinstance(draws.stats, Proposal)
+    assert (pareto_k(to_arviz(draws).sample_stats) == 0).all() and verdict(to_arviz(draws)).passed
+    draws.stats.log_density[0, 0, 3] = -torch.inf
+    assert verdict(to_arviz(draws)).failing_frames == (3,)
+
+
 def test_a_guide_is_judged_by_its_importance_weights() -> None:
     shapes = torch.full((40,), 0.1)
     found = verdict(to_arviz(_proposal(shapes)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .run import Draws, Proposal
@@ -76,8 +77,6 @@ def guide_quality(draws: Draws) -> GuideQuality:
         Yao, Vehtari, Simpson & Gelman (2018), Yes, but did it work? Evaluating variational inference.
         Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders.
     """
-    import arviz as az
-
     if not isinstance(draws.stats, Proposal):
         raise ValueError("guide_quality: these are draws of a kernel; expected those of a guide, from guide_draws (ppse.verdict reads MCMC)")
     log_p, log_q = (value.double() for value in draws.stats)
@@ -89,15 +88,24 @@ def guide_quality(draws: Draws) -> GuideQuality:
         raise ValueError(f"guide_quality: {int((~weights.isfinite()).sum())} of {weights.numel()} log weights are not finite; the guide draws where "
                          f"the model has no density, or its parameters have gone astray")
     weights = weights.movedim(-2, -1)
-    with np.errstate(over="ignore"):  # where ArviZ tries shapes that do not fit
-        _, k_hat = az.psislw(weights.cpu().numpy())
-    # Of an exact guide all weights are equal, but for rounding: there is no tail to fit.
-    rounding = 16 * torch.finfo(draws.stats.log_density.dtype).eps * log_p.abs().max()
-    equal = weights.amax(-1) - weights.amin(-1) <= rounding
+    rounding = float(16 * torch.finfo(draws.stats.log_density.dtype).eps * log_p.abs().max())
     return GuideQuality(
         elbo=float(weights.mean(-1).sum()),
         bound=float((weights.logsumexp(-1) - math.log(count)).sum()),
         num_draws=count,
-        k_hat=torch.where(equal.cpu(), torch.zeros(()), torch.as_tensor(k_hat)),
+        k_hat=torch.as_tensor(pareto_shapes(weights.cpu().numpy(), rounding)),
         blocks=(*draws.blocks[:-2], draws.blocks[-1]),
     )
+
+
+def pareto_shapes(log_weights: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
+    """Pareto shape of the tail of importance weights (…, draws), by ArviZ; NaN where some weight is not finite.
+
+    Of an exact guide all weights are equal, but for rounding: there is no tail to fit, and the shape is 0.
+    """
+    import arviz as az
+
+    with np.errstate(all="ignore"):  # where ArviZ tries shapes that do not fit
+        _, shapes = az.psislw(log_weights)
+        shapes = np.where(np.ptp(log_weights, axis=-1) <= rounding, 0.0, shapes)
+    return np.where(np.isfinite(log_weights).all(-1), shapes, np.nan)
