@@ -204,7 +204,7 @@ FAMILIES: dict[str, Callable[[Graph, Tensor, Mixture], nn.Module]] = {
 
 def tables() -> dict[str, dict[str, Run]]:
     """The runs by name, under the title of their table."""
-    made: dict[str, dict[str, Run]] = {"EM: parameters are fitted": {make.__name__: partial(em, make) for make in methods.ALL}}
+    made: dict[str, dict[str, Run]] = {"EM, where parameters are fitted, and full Bayes": {make.__name__: partial(em, make) for make in methods.ALL}}
     for bayesian, title in ((False, "parameters fixed"), (True, "parameters with priors (`weak_priors`)")):
         samplers: dict[str, Run] = {name: partial(kernel, make, bayesian) for name, make in KERNELS.items()}
         made[f"Kernels: {title}"] = samplers | {"nuts": partial(no_u_turn, bayesian)}

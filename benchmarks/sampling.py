@@ -1,6 +1,7 @@
 """Samplers: effective draws per second of the latents of speech, under full Bayes, and whether chains agree.
 
-    python benchmarks/sampling.py [--wav FILE] [--seconds 4] [--kernels hmc mala slice nuts] [--draws 300 300 300 30] [--out FILE.md]
+    python benchmarks/sampling.py [--wav FILE] [--seconds 4] [--kernels hmc mala slice nuts] [--draws 300 300 300 30] [--warmup 300 300 300 30]
+        [--out FILE.md]
 
 One recording (the bundled one unless given), the VAE prior, and Bayesian NMF: W and H have weak Gamma priors. EM finds where all
 chains start. ``hmc``, ``mala`` and ``slice`` are kernels for the latents of the frames, in turn (gibbs) with HMC for W and H, chains side by
@@ -180,4 +181,7 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Markdown file")
-    main(parser.parse_args())
+    given = parser.parse_args()
+    if not len(given.kernels) == len(given.draws) == len(given.warmup):
+        parser.error("--kernels, --draws and --warmup need as many values each")
+    main(given)

@@ -28,6 +28,7 @@ RANK_BINS = 20
 LAGS = 100
 """Most lags of an autocorrelation."""
 
+
 class Coordinate(NamedTuple):
     """One number of one site: where it is, its R-hat, and its draws (chain, draw)."""
 

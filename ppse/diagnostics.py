@@ -197,7 +197,7 @@ def _movement(stats: Any, time: NDArray[Any] | None) -> tuple[str, list[str]]:
 
 
 def _where(frames: NDArray[np.bool_], time: NDArray[Any] | None, most: int = 6) -> str:
-    """Stretches of the frames that are marked, in seconds or frame numbers: ": at 0.50-0.53 s, 1.20 s"; "" when there are none."""
+    """Stretches of the frames that are marked, in seconds or frame numbers: ", at 0.50 to 0.53, 1.20 s"; "" when there are none."""
     marked = np.flatnonzero(frames)
     if not marked.size:
         return ""

@@ -135,7 +135,7 @@ def assert_calibrated(calibration: Calibration, error_rate: float = 1e-4, autoco
 
     Args:
         error_rate: with which a right sampler is rejected. It is shared out to the quantities (Bonferroni).
-        autocorrelation: largest allowed. With less than ten draws it cannot tell chains that creep.
+        autocorrelation: largest allowed. With fewer than nine draws it cannot tell chains that creep.
 
     Raises:
         AssertionError: which quantities fail, with their p-values.
