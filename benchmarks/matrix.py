@@ -232,7 +232,7 @@ INTRODUCTION = """# What runs on what
 `python benchmarks/matrix.py --out docs/matrix.md`
 
 Every source model under every inference method. Yes: it works and keeps its contract (all latents are drawn, finite, of the right
-shapes, and move; estimates of the sources add up to the recording). No: it is refused, for the reason of that number, below. A speech
+shapes; chains move; after EM, estimates of the sources add up to the recording). No: it is refused, for the reason of that number, below. A speech
 model is in `StationaryNoise`, a noise model under `VAESpeech`. A test makes this page anew and compares."""
 
 

@@ -1,4 +1,4 @@
-"""The speed benchmark runs, and writes what it prints. (That of quality needs other enhancers, which the tests do not install.)"""
+"""The benchmarks of speed and of samplers run, and write what they print. (That of quality needs other enhancers, which the tests do not install.)"""
 
 from __future__ import annotations
 
@@ -26,3 +26,15 @@ def test_speed(tmp_path: Path, row: str, tables: int) -> None:
         assert len(cells) == 3 and min(cells) > 0
     peak = float(rows[0].split("|")[2])
     assert 0.05 < peak < 20, "GB of a process with torch in it"
+
+
+@pytest.mark.slow
+def test_sampling(tmp_path: Path) -> None:
+    settings = ["--seconds", "0.1", "--chains", "2", "--kernels", "hmc", "mala", "slice", "nuts", "--draws", *4 * ["4"], "--warmup", *4 * ["2"]]
+    command = [sys.executable, str(SPEED.with_name("sampling.py")), *settings, "--out", "sampling.md"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "sampling.md").read_text()
+    assert all(line in page for line in run.stdout.splitlines())
+    rows = re.findall(r"^\| (\w+) \| 2 x 4 \| (.*) \|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == ["hmc", "mala", "slice", "nuts"] and "as multiples of that of NUTS: hmc " in page
