@@ -88,7 +88,7 @@ def latent_sites(model: Callable[..., Any], args: tuple[Any, ...], start: Start 
         law = node["fn"]
         try:
             transform = biject_to(law.support)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # what PyTorch raises for a support that no map from the real numbers reaches
             raise ValueError(f"guide: the latent '{name}' is not continuous; sum it out in the model, or condition on it") from error
         zero = torch.zeros_like(transform.inv(node["value"].detach()))
         plates = tuple(Plate(frame.name, frame.size, frame.dim) for frame in node["cond_indep_stack"])

@@ -5,33 +5,19 @@ from __future__ import annotations
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..mixture import Followable, Source, Startable, Updatable
+from ..mixture import Updatable
+from ._wrapper import Wrapper
 
 
-class LatentScale(PyroModule):
+class LatentScale(Wrapper):
     """Base of the wrappers n_tf ~ CN(m_tf, u v_tf): the source that is wrapped gives m and v, and the forward of the wrapper draws u > 0.
 
     Args:
         source: a source without latents of its own; it keeps its parameters, start, follow and M-step.
     """
-
-    def __init__(self, source: Source) -> None:
-        super().__init__()
-        self.source = source
-
-    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """Starts the wrapped source."""
-        if isinstance(self.source, Startable):
-            self.source.start(x, observed)
-
-    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """The wrapped source goes on with the next stretch of the recording."""
-        if isinstance(self.source, Followable):
-            self.source.follow(x, observed)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """The M-step of the wrapped source under draws of the scale; returns the new variance. See :meth:`NMFNoise.update`.

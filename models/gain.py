@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Source, Startable, Updatable
+from ..mixture import Frames, Updatable
 from ._multiplicative import over_draws, per_draw_averages, scaled
+from ._wrapper import Wrapper
 
 
-class FrameGain(PyroModule):
+class FrameGain(Wrapper):
     """g_t times the variance of another source, a wrapper: s_tf ~ CN(sqrt(g_t) m_tf, g_t v_tf).
 
     Parameter of one recording, made by :meth:`start`: ``gain`` (T,), or (B, 1, T) in a batch; 1 at first.
@@ -27,20 +28,14 @@ class FrameGain(PyroModule):
 
     gain: Tensor
 
-    def __init__(self, source: Source) -> None:
-        super().__init__()
-        self.source = source
-
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """All gains 1; starts the wrapped source too. Not random by itself."""
-        if isinstance(self.source, Startable):
-            self.source.start(x, observed)
+        super().start(x, observed)
         self._reset(x)
 
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
         """All gains 1 for the next stretch of the recording."""
-        if isinstance(self.source, Followable):
-            self.source.follow(x, observed)
+        super().follow(x, observed)
         self._reset(x)
 
     def _reset(self, x: Tensor) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Source, Startable, Updatable
+from ..mixture import Frames, Source, Updatable
+from ._wrapper import Wrapper
 
 
-class KnownSilence(PyroModule):
+class KnownSilence(Wrapper):
     """Another source, known to be silent in some frames: there its mean and variance are 0, and so is its estimate.
 
     In those frames the other sources explain the recording alone, and the latents of the wrapped source follow their prior.
@@ -26,23 +26,20 @@ class KnownSilence(PyroModule):
     silent: Tensor
 
     def __init__(self, source: Source, silent: Tensor) -> None:
-        super().__init__()
+        super().__init__(source)
         if silent.dtype != torch.bool or silent.dim() not in (1, 3):
             raise ValueError(
                 f"KnownSilence: silent is a {silent.dtype} tensor of shape {tuple(silent.shape)}; expected a boolean one, (T,) or (B, 1, T)"
             )
-        self.source = source
         self.register_buffer("silent", silent)
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Starts the wrapped source on the frames in which it may sound."""
-        if isinstance(self.source, Startable):
-            self.source.start(x, self._heard(x, observed))
+        super().start(x, self._heard(x, observed))
 
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
         """The wrapped source goes on with the next stretch of the recording, whose frames must be those of ``silent``."""
-        if isinstance(self.source, Followable):
-            self.source.follow(x, self._heard(x, observed))
+        super().follow(x, self._heard(x, observed))
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the source, (…, T, F), exactly 0 in the silent frames."""

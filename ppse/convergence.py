@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .infer.guide_quality import pareto_shapes
+from .infer.guide_quality import USABLE, pareto_shapes
 
 if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import Dataset
-
-MAX_PARETO_K = 0.7
-"""Largest Pareto k-hat at which importance weights of a guide can correct it, with thousands of draws (Vehtari et al. 2024)."""
-
 
 class Convergence(NamedTuple):
     """Rank-normalised split R-hat, and bulk and tail effective sample sizes, per site, for each of its coordinates."""
@@ -70,7 +66,7 @@ def pareto_k(stats: Dataset) -> Any:
 
 def max_pareto_k(count: int) -> float:
     """Largest k-hat at which importance weights of so many draws can be relied on (Vehtari et al. 2024, eq. 13)."""
-    return min(1 - 1 / np.log10(count), MAX_PARETO_K) if count > 1 else -np.inf
+    return min(1 - 1 / np.log10(count), USABLE) if count > 1 else -np.inf
 
 
 @contextmanager

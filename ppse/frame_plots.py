@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .convergence import Convergence, bfmi, max_pareto_k, pareto_k
 from .diagnostics import MAX_RHAT, MIN_ACCEPTANCE, MIN_BFMI, MIN_ESS
-from .plots import DYNAMIC_RANGE
+from .plots import DYNAMIC_RANGE, decibel
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -74,15 +74,15 @@ def plot_predictive(idata: InferenceData) -> Figure | str:
         inside = float(np.mean(((values >= low) & (values <= high))[seen]))
         if prior is not None and name in prior:
             below, _, above = _bands(prior[name])
-            panel.fill_between(at, _decibel(below), _decibel(above), color="0.85", linewidth=0, label="90 % under the prior of the latents")
-        panel.fill_between(at, _decibel(low), _decibel(high), color="C0", alpha=0.45, linewidth=0, label="90 % under the posterior")
-        panel.plot(at, _decibel(middle), color="C0", linewidth=0.8)
-        panel.plot(at, _decibel(values), color="k", linewidth=0.8, label="data")
+            panel.fill_between(at, decibel(below), decibel(above), color="0.85", linewidth=0, label="90 % under the prior of the latents")
+        panel.fill_between(at, decibel(low), decibel(high), color="C0", alpha=0.45, linewidth=0, label="90 % under the posterior")
+        panel.plot(at, decibel(middle), color="C0", linewidth=0.8)
+        panel.plot(at, decibel(values), color="k", linewidth=0.8, label="data")
         over = "frames" if name.endswith(".spectrum") else "frequencies"
         panel.set(xlabel=label, ylabel="mean power (dB)", xlim=(at[0], at[-1]))
         share = f"{100 * inside:.0f} % of the data lie in the 90 % band of the posterior"
         panel.set_title(f"{name.rpartition('.')[0]}, mean over {over}: {share}", fontsize="medium")
-        shown = _decibel(values[np.isfinite(values) & (values > 0)])
+        shown = decibel(values[np.isfinite(values) & (values > 0)])
         if shown.size:  # silence at an edge, and priors that allow anything, would squeeze the rest
             panel.set_ylim(np.quantile(shown, 0.02) - 15, shown.max() + 25)
         panel.grid(alpha=0.3)
@@ -151,7 +151,7 @@ def _power(idata: InferenceData) -> NDArray[Any] | None:
     if observed is None or "x" not in observed or set(observed["x"].dims) != {"frame", "freq", "part"}:
         return None
     power: NDArray[Any] = (observed["x"] ** 2).sum("part").transpose("frame", "freq").values
-    return _decibel(power)
+    return decibel(power)
 
 
 def _time(idata: InferenceData) -> tuple[NDArray[Any], str]:
@@ -174,9 +174,4 @@ def _bands(values: Any) -> NDArray[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of bins that were not observed, which have no value at all
         found: NDArray[Any] = values.quantile(BAND, ("chain", "draw"), skipna=True).values
-    return found
-
-
-def _decibel(power: NDArray[Any]) -> NDArray[Any]:
-    found: NDArray[Any] = 10 * np.log10(np.maximum(power, 1e-12))
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .infer import Draws
 from .infer.blocks import is_random
-from .infer.density import CHAINS_DIM, is_latent
+from .infer.density import CHAINS_DIM, by_dim, is_latent, plate_dims
 from .predictive import Sites, observed_summaries, posterior_predictive, prior_predictive
 from .stft import STFT
 
@@ -126,12 +126,10 @@ def _likelihood(
     draws: Draws, model: Callable[..., Any], args: tuple[Tensor, ...], given: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, _Variable]]:
     """The groups log_likelihood and observed_data, of every observed site of the model given each draw."""
-    first = next(iter(draws.values))
-    chains, n_draws = draws.values[first].shape[1 + draws.plates[first].index("chains")], len(draws.values[first])
     kept: dict[str, list[Tensor]] = {}
-    for i in range(n_draws):
+    for i in range(len(next(iter(draws.values.values())))):
         conditioned = poutine.condition(model, data={name: value[i] for name, value in draws.values.items()})
-        with torch.no_grad(), pyro.validation_enabled(False), pyro.plate("chains", chains, dim=CHAINS_DIM):
+        with torch.no_grad(), pyro.validation_enabled(False), pyro.plate("chains", draws.chains, dim=CHAINS_DIM):
             trace: Any = poutine.trace(conditioned).get_trace(*args)
             seen = [name for name, site in trace.nodes.items() if is_random(site) and site["is_observed"] and name not in draws.values]
             trace.compute_log_prob(site_filter=lambda name, _, seen=seen: name in seen)
@@ -145,11 +143,11 @@ def _likelihood(
     log_likelihood, observed = {}, {}
     for name, values in kept.items():
         site = trace.nodes[name]
-        names = {frame.dim: frame.name for frame in site["cond_indep_stack"]}
-        log_likelihood[name] = _named(torch.stack(values), ("draw", *(names.get(d, "") for d in range(-values[0].dim(), 0))), (), name)
+        inside = plate_dims(site)
+        log_likelihood[name] = _named(torch.stack(values), ("draw", *by_dim(inside, values[0].dim())), (), name)
         value, n_event = site["value"], site["fn"].event_dim
         event = given.get(name, _data_dims(name, n_event))
-        plates = tuple("" if d == CHAINS_DIM else names.get(d, "") for d in range(n_event - value.dim(), 0))
+        plates = by_dim({plate: dim for plate, dim in inside.items() if dim != CHAINS_DIM}, value.dim() - n_event)
         parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         observed[name] = _named(parts, plates, (*event, "part") if value.is_complex() else event, name)
     return {"log_likelihood": log_likelihood, "observed_data": observed}

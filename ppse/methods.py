@@ -33,7 +33,6 @@ from .infer import (
     tuned,
     whitened,
 )
-from .infer.density import CHAINS_DIM
 from .mixture import Mixture
 from .priors import Graph, parameters_of, weak_priors
 from .warm_start import fit_noise
@@ -306,7 +305,7 @@ def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int
 
 def _one_chain(drawn: Tensor, target: LogDensity, site: str) -> Tensor:
     """The last chain of the draws of a site, for all chains to start at."""
-    return drawn.narrow(CHAINS_DIM - target.event_dim(site), -1, 1)
+    return drawn.narrow(target.chains_dim(site), -1, 1)
 
 
 def _hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:

@@ -60,7 +60,7 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     if shown in result.std:
         variance = torch.from_numpy(result.std[shown][channel]).square()
         columns = variance.split(-(-len(variance) // COLUMNS))
-        spectra[f"posterior variance of {shown}"] = _decibel(torch.stack([column.mean(0) for column in columns]))
+        spectra[f"posterior variance of {shown}"] = decibel(torch.stack([column.mean(0) for column in columns]).numpy())
     banded = len(result.draws.get(shown, ())) > 1
     width = max(2, len(spectra))
     figure = Figure(figsize=(4.4 * width, 9.2 if banded else 6.6), layout="constrained")
@@ -158,8 +158,7 @@ def _level(wave: np.ndarray, length: int, hop: int) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(power)])
     starts = np.arange(0, max(1, len(wave) - length + 1), hop)
     ends = np.minimum(starts + length, len(wave))
-    decibel: np.ndarray = 10 * np.log10(np.maximum((sums[ends] - sums[starts]) / (ends - starts), 1e-12))
-    return decibel
+    return decibel((sums[ends] - sums[starts]) / (ends - starts))
 
 
 def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
@@ -174,9 +173,10 @@ def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
         piece = padded[start : start + step + stft.n_fft - stft.hop]
         power = (torch.fft.rfft(piece.unfold(-1, stft.n_fft, stft.hop) * stft.window(piece), norm="ortho")).abs().square()
         columns += [block.mean(0) for block in power.split(pool)]
-    return _decibel(torch.stack(columns))
+    return decibel(torch.stack(columns).numpy())
 
 
-def _decibel(power: torch.Tensor) -> np.ndarray:
-    decibel: np.ndarray = 10 * power.clamp_min(1e-12).log10().numpy()
-    return decibel
+def decibel(power: np.ndarray) -> np.ndarray:
+    """Power in dB, of -120 dB at least."""
+    found: np.ndarray = 10 * np.log10(np.maximum(power, 1e-12))
+    return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .infer import Draws
 from .infer.blocks import is_random
-from .infer.density import CHAINS_DIM
+from .infer.density import CHAINS_DIM, by_dim, plate_dims
 
 
 class Sites(NamedTuple):
@@ -34,13 +34,11 @@ def posterior_predictive(
         weight: see :func:`power_summaries`.
     """
     rows = torch.linspace(0, len(next(iter(draws.values.values()))) - 1, count).round().long().unique()
-    first = next(iter(draws.values))
-    chains = draws.values[first].shape[1 + draws.plates[first].index("chains")]
     replicated = poutine.uncondition(model)
     made = []
     for row in rows:
         conditioned = poutine.condition(replicated, {name: value[row] for name, value in draws.values.items()})
-        made.append(_data(_run(conditioned, args, chains), "value", weight))
+        made.append(_data(_run(conditioned, args, draws.chains), "value", weight))
     return _stacked(made)
 
 
@@ -80,7 +78,7 @@ class _Site(NamedTuple):
     value: Tensor
     observed: Tensor | None
     event_dim: int
-    plates: Mapping[int, str]
+    plates: Mapping[str, int]
 
 
 def _run(model: Callable[..., Any], args: Sequence[Tensor], chains: int | None) -> dict[str, _Site]:
@@ -88,7 +86,7 @@ def _run(model: Callable[..., Any], args: Sequence[Tensor], chains: int | None) 
     with torch.no_grad(), pyro.validation_enabled(False), nullcontext() if chains is None else pyro.plate("chains", chains, dim=CHAINS_DIM):
         trace: Any = poutine.trace(model).get_trace(*args)
     return {
-        name: _Site(site["value"], site["infer"].get("obs"), site["fn"].event_dim, {frame.dim: frame.name for frame in site["cond_indep_stack"]})
+        name: _Site(site["value"], site["infer"].get("obs"), site["fn"].event_dim, plate_dims(site))
         for name, site in trace.nodes.items() if is_random(site) and not site["is_observed"]
     }
 
@@ -118,7 +116,7 @@ def _data(run: Mapping[str, _Site], which: str, weight: Tensor | None) -> Sites:
 
 
 def _plates(site: _Site, value: Tensor) -> tuple[str, ...]:
-    return tuple(site.plates.get(dim, "") for dim in range(site.event_dim - value.dim(), 0))
+    return by_dim(site.plates, value.dim() - site.event_dim)
 
 
 def _stacked(runs: Sequence[Sites]) -> Sites:

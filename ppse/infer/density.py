@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -59,7 +59,7 @@ class LogDensity:
                 value = transform.inv(site["value"].detach())
                 self.transforms[name] = transform
                 self._start[name] = value
-                self.plates[name] = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
+                self.plates[name] = plate_dims(site)
                 batch = len(site["fn"].batch_shape)
                 self._event_dims[name] = value.dim() - batch
         if not self._start:
@@ -136,6 +136,16 @@ class LogDensity:
     def event_dim(self, name: str) -> int:
         """Number of event dims of the site of that name, in unconstrained space."""
         return self._event_dims[name]
+
+    def chains_dim(self, name: str) -> int:
+        """The dim of the chains in a position of the site of that name."""
+        return CHAINS_DIM - self._event_dims[name]
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The plate of each dim of the value, in the order of :attr:`shape`; "" where a plate is summed."""
+        dims = {name: dim for inside in self.plates.values() for name, dim in inside.items()}
+        return by_dim({"chains": CHAINS_DIM} | {name: dims[name] for name in self.block}, len(self.shape))
 
     def init(self, values: Position | None = None, jitter: float = 0.0) -> Position:
         """A starting position: a draw from the prior, or the given *constrained* values, plus N(0, jitter^2).
@@ -235,6 +245,17 @@ def log_density(
 def is_latent(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is a random variable that was not observed."""
     return is_random(site) and not site["is_observed"]
+
+
+def by_dim(plates: Mapping[str, int], depth: int) -> tuple[str, ...]:
+    """The names of plates in the order of their dims, from -depth to -1; "" for a dim without one."""
+    names = {dim: name for name, dim in plates.items()}
+    return tuple(names.get(dim, "") for dim in range(-depth, 0))
+
+
+def plate_dims(site: Mapping[str, Any]) -> dict[str, int]:
+    """The plates that a site of a trace lies in, by name, with their dims."""
+    return {frame.name: frame.dim for frame in site["cond_indep_stack"]}
 
 
 def _batch_shape(value: Tensor, event_dim: int) -> torch.Size:

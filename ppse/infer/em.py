@@ -13,9 +13,9 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from .adapt import StepSizeAdapter
-from .density import CHAINS_DIM, LogDensity, Position, is_latent
-from .kernels import Info, Kernel
-from .run import Draws, by_dim, stacked
+from .density import CHAINS_DIM, LogDensity, Position, by_dim, is_latent, plate_dims
+from .kernels import Info, Kernel, combined
+from .run import Draws
 
 
 class Expectation(NamedTuple):
@@ -123,13 +123,13 @@ def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: S
         dim = CHAINS_DIM - site["fn"].event_dim
         chains = infos[0].acceptance.shape[CHAINS_DIM] if infos else drawn.shape[dim]
         values[name] = torch.stack([e.draws[name].narrow(dim, e.draws[name].shape[dim] - chains, chains) for e in expectations])
-        plates[name] = by_dim({frame.name: frame.dim for frame in site["cond_indep_stack"]}, drawn.dim() - site["fn"].event_dim)
+        plates[name] = by_dim(plate_dims(site), drawn.dim() - site["fn"].event_dim)
     if not infos:
         return Draws(values, None, None, plates, ())
     shape = infos[0].acceptance.shape
     known = {dim: name for inside in plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
     blocks = tuple(known.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0))
-    return Draws(values, stacked(infos), None, plates, blocks)
+    return Draws(values, combined(infos, torch.stack), None, plates, blocks)
 
 
 def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learning_rate: float = 0.01) -> EStep:

@@ -8,7 +8,7 @@ guess of the posterior standard deviations; the kernel then moves as if the targ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,12 @@ class Info(NamedTuple):
     divergent: Tensor
     energy: Tensor | None = None
     swap: Tensor | None = None
+
+
+def combined(infos: Sequence[Info], how: Callable[[list[Tensor]], Tensor]) -> Info:
+    """One info from many, field by field, e.g. by ``torch.stack``; what a kernel does not report stays None."""
+    fields = (None if column[0] is None else how(list(column)) for column in zip(*infos, strict=True))
+    return Info(*fields)  # type: ignore[arg-type]  # only those may be None that may be None in a step
 
 
 class Kernel(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .blocks import is_random
-from .density import CHAINS_DIM, Position, is_latent, log_density
-from .run import Draws, Proposal, by_dim
+from .density import CHAINS_DIM, Position, by_dim, is_latent, log_density
+from .run import Draws, Proposal
 
 
 class Proposals:
@@ -47,9 +47,8 @@ class Proposals:
             raise ValueError(f"guide: it does not draw the latents {missing} of the model, which would then come from the prior; add them to it")
         own = [{frame.name for frame in site["cond_indep_stack"]} for site in proposed.nodes.values() if is_random(site)]
         target.set_block(set(target.block).intersection(*own))
-        dims = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
         self.shape = target.shape
-        self.blocks = by_dim({"chains": CHAINS_DIM} | {name: dims[name] for name in target.block}, len(target.shape))
+        self.blocks = target.blocks
         self.plates = {name: by_dim(target.plates[name], site["value"].dim() - site["fn"].event_dim) for name, site in latent.items()}
 
     def __call__(self) -> tuple[Position, Proposal]:

@@ -10,10 +10,9 @@ import pyro.poutine as poutine
 import torch
 from pyro.infer import MCMC, NUTS
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
-from torch import Tensor
 
 from .density import CHAINS_DIM, LogDensity, Position, log_density
-from .kernels import Info, Kernel, State, _without_gradient
+from .kernels import Info, Kernel, State, _without_gradient, combined
 from .run import Draws, collected, sample
 
 
@@ -60,7 +59,7 @@ def nuts(
     runs = []
     for chain in range(chains):
         kernel = _nuts_chain(target, warmup, target_acceptance, max_tree_depth)
-        own = target.init() if start is None else {k: v.narrow(CHAINS_DIM - target.event_dim(k), chain, 1) for k, v in start.items()}
+        own = target.init() if start is None else {k: v.narrow(target.chains_dim(k), chain, 1) for k, v in start.items()}
 
         def told(step: int, _: State, info: Info, chain: int = chain) -> None:
             if callback:
@@ -68,13 +67,9 @@ def nuts(
 
         runs.append(sample(target, kernel, own, num_samples, warmup=warmup, callback=told))
 
-    def joined(parts: list[Tensor], name: str | None) -> Tensor:
-        return torch.cat(parts, dim=CHAINS_DIM - (target.event_dim(name) if name else 0))
-
-    values = {name: joined([run.values[name] for run in runs], name) for name in target.sites}
-    last = {name: joined([run.state.position[name] for run in runs if run.state], name) for name in target.sites}
-    fields = zip(*(run.stats for run in runs), strict=True)
-    stats = Info(*(None if field[0] is None else joined(list(field), None) for field in fields))  # type: ignore[arg-type]  # only those may be None that may be None in a step
+    values = {name: torch.cat([run.values[name] for run in runs], target.chains_dim(name)) for name in target.sites}
+    last = {name: torch.cat([run.state.position[name] for run in runs if run.state], target.chains_dim(name)) for name in target.sites}
+    stats = combined([run.stats for run in runs if isinstance(run.stats, Info)], lambda fields: torch.cat(fields, CHAINS_DIM))
     return runs[0]._replace(values=values, stats=stats, state=State(last, None, None))
 
 

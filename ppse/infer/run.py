@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .density import CHAINS_DIM, LogDensity, Position
-from .kernels import Info, Kernel, State
+from .density import LogDensity, Position, by_dim
+from .kernels import Info, Kernel, State, combined
 
 
 class Proposal(NamedTuple):
@@ -35,6 +35,12 @@ class Draws(NamedTuple):
     state: State | None
     plates: dict[str, tuple[str, ...]]
     blocks: tuple[str, ...]
+
+    @property
+    def chains(self) -> int:
+        """How many chains there are."""
+        name, plates = next(iter(self.plates.items()))
+        return self.values[name].shape[1 + plates.index("chains")]
 
 
 def sample(
@@ -71,18 +77,4 @@ def collected(target: LogDensity, values: dict[str, Tensor], stats: Sequence[Inf
     """Draws from constrained values, each with a leading draw dim, the info of every draw, and the last state."""
     depths = {name: state.position[name].dim() - target.event_dim(name) for name in target.sites}
     plates = {name: by_dim(target.plates[name], depth) for name, depth in depths.items()}
-    known = {name: dim for inside in target.plates.values() for name, dim in inside.items()}
-    blocks = by_dim({"chains": CHAINS_DIM} | {name: known[name] for name in target.block}, len(target.shape))
-    return Draws(values, stacked(stats), state, plates, blocks)
-
-
-def stacked(infos: Sequence[Info]) -> Info:
-    """The infos of many steps as one, each field with a leading draw dim; what a kernel does not report stays None."""
-    fields = (None if field[0] is None else torch.stack(field) for field in zip(*infos, strict=True))
-    return Info(*fields)  # type: ignore[arg-type]  # only those may be None that may be None in a step
-
-
-def by_dim(plates: dict[str, int], depth: int) -> tuple[str, ...]:
-    """The names of the plates in the order of their dims, from -depth to -1."""
-    names = {dim: name for name, dim in plates.items()}
-    return tuple(names.get(dim, "") for dim in range(-depth, 0))
+    return Draws(values, combined(stats, torch.stack), state, plates, target.blocks)

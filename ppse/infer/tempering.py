@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .density import CHAINS_DIM, LogDensity, Position
-from .kernels import Info, Kernel, State, _choose
+from .kernels import Info, Kernel, State, _choose, combined
 
 
 def replicas(target: LogDensity, powers: Sequence[float], joint: bool = False) -> LogDensity:
@@ -81,7 +81,7 @@ def parallel_tempering(target: LogDensity, hot: LogDensity, kernel: Kernel) -> K
     pairs = [torch.where((other >= 0) & (other < hot.chains), other, index) for other in pairs][: rungs - 1]
 
     def along(values: Position, at: Tensor) -> Position:
-        return {k: v.index_select(_chains_dim(hot, k), at.to(v.device)) for k, v in values.items()}
+        return {k: v.index_select(hot.chains_dim(k), at.to(v.device)) for k, v in values.items()}
 
     def kept(values: Tensor) -> Tensor:
         return values.narrow(CHAINS_DIM, 0, chains)
@@ -117,8 +117,7 @@ def parallel_tempering(target: LogDensity, hot: LogDensity, kernel: Kernel) -> K
     def step(state: State) -> tuple[State, Info]:
         ready, rate = swap(state.memory or kernel.init(along(state.position, index % chains)))  # none in a state of another kernel
         inner, info = kernel.step(ready)
-        seen = Info(*(None if field is None else kept(field) for field in info))  # type: ignore[arg-type]  # only the last two may be None
-        return outer(inner), seen._replace(swap=rate)
+        return outer(inner), combined([info], lambda fields: kept(fields[0]))._replace(swap=rate)
 
     return Kernel(init, step)
 
@@ -155,8 +154,3 @@ def annealed(
             state, _ = flatter.step(state)
         position = state.position
     return position
-
-
-def _chains_dim(target: LogDensity, name: str) -> int:
-    """The dim of the chains in a position of the site of that name."""
-    return CHAINS_DIM - target.event_dim(name)

@@ -143,7 +143,7 @@ class Tuner:
         self._target, self._wanted, self._step = target, target_acceptance, 0
         self._first = first.expand(target.shape).mean(CHAINS_DIM, keepdim=True)
         self.step_size = self._first
-        dims = {name: CHAINS_DIM - target.event_dim(name) for name in start}
+        dims = {name: target.chains_dim(name) for name in start}
         self.scale = {
             name: torch.as_tensor((scale or {}).get(name, 1.0)).to(value).expand(value.shape).narrow(dims[name], 0, 1)
             for name, value in start.items()
