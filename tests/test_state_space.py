@@ -23,9 +23,10 @@ def test_kalman_smoother_is_the_posterior_of_the_dense_normal_law(frames: int) -
     mixing, eye = torch.cat(rows), torch.eye(frames, dtype=torch.float64)
     prior = mixing @ torch.block_diag(start, *[process] * (frames - 1)) @ mixing.mT
     joint = torch.kron(eye, decoder)
-    precision = torch.linalg.inv(prior) + joint.mT @ torch.kron(eye, torch.linalg.inv(noise)) @ joint
+    weight = torch.kron(eye, torch.linalg.inv(noise).contiguous())
+    precision = torch.linalg.inv(prior) + joint.mT @ weight @ joint
     covariance = torch.linalg.inv(precision)
-    mean = covariance @ joint.mT @ torch.kron(eye, torch.linalg.inv(noise)) @ x.flatten()
+    mean = covariance @ joint.mT @ weight @ x.flatten()
     blocks = covariance.unflatten(0, (frames, size)).unflatten(2, (frames, size)).transpose(1, 2)
     torch.testing.assert_close(found.mean.flatten(), mean)
     torch.testing.assert_close(found.covariance, torch.stack([blocks[t, t] for t in range(frames)]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Smoothed(NamedTuple):
-    """p(z_1:T | x_1:T), which is normal: its means (T, L), the covariance of every z_t (T, L, L), and those of neighbours, Cov(z_t, z_t+1) (T - 1, L, L)."""
+    """The normal law p(z_1:T | x_1:T): mean and covariance of every z_t, (T, L) and (T, L, L), and Cov(z_t, z_t+1), (T - 1, L, L)."""
 
     mean: Tensor
     covariance: Tensor
