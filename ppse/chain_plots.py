@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .convergence import Convergence, bfmi
+from .convergence import Convergence, bfmi, by_group
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -143,24 +143,28 @@ def _finish(figure: Figure, axes: NDArray[Any], chosen: Sequence[Coordinate], la
 
 
 def plot_energy(idata: InferenceData) -> Figure | str:
-    """Energies and their changes, of the block whose E-BFMI is smallest and of a typical one; or why there is none."""
+    """Energies and their changes, of the block whose E-BFMI is smallest and of a typical one, of every group; or why there is none."""
     from matplotlib.figure import Figure
 
     stats: Any = idata.get("sample_stats", {})
-    if "energy" not in stats:
+    energies = {group: (of_group["energy"], bfmi(of_group).min("chain")) for group, of_group in by_group(stats).items() if "energy" in of_group}
+    if not energies:
         return "only kernels with a momentum have an energy"
     if stats.sizes["draw"] < 4:
         return "needs four draws or more"
-    energy, worst = stats["energy"], bfmi(stats).min("chain")
-    if not np.isfinite(worst).any():
+    shown = []
+    for group, (energy, worst) in energies.items():
+        if np.isfinite(worst).any():
+            order = np.argsort(np.nan_to_num(worst.values, nan=-np.inf), axis=None)
+            of = f"{group}, " if group else ""
+            shown += [(f"{of}smallest E-BFMI", energy, worst, order[0])]
+            shown += [(f"{of}median E-BFMI", energy, worst, order[len(order) // 2])] if len(order) > 1 else []
+    if not shown:
         return "no energy is finite, or none changes"
-    blocks = worst.dims
-    order = np.argsort(np.nan_to_num(worst.values, nan=-np.inf), axis=None)
-    shown = {"smallest E-BFMI": order[0]} | ({"median E-BFMI": order[len(order) // 2]} if len(order) > 1 else {})
     figure = Figure(figsize=(5.2 * len(shown), 3.6), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
-    for panel, (name, i) in zip(axes, shown.items(), strict=True):
-        index = {str(dim): int(k) for dim, k in zip(blocks, np.unravel_index(i, worst.shape), strict=True)}
+    for panel, (name, energy, worst, i) in zip(axes, shown, strict=True):
+        index = {str(dim): int(k) for dim, k in zip(worst.dims, np.unravel_index(i, worst.shape), strict=True)}
         values = energy.isel(index).transpose("chain", "draw").values.astype(float)
         with np.errstate(invalid="ignore"):  # infinite after a divergence
             centred, changes = values - values[np.isfinite(values)].mean(), np.diff(values)
@@ -183,7 +187,7 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
     order = np.argsort(-np.nan_to_num(found.rhat[worst.site].isel(rest).values, nan=np.inf), kind="stable")
     axis = "entry" if dim.startswith((f"{worst.site}_event_", f"{worst.site}_batch_")) else dim.removeprefix(f"{worst.site}_")
     data = {f"{axis} {k}": coordinate(idata, worst.site, rest | {dim: int(k)}, np.nan).draws for k in sorted(order[:PAIRED])}
-    diverging, thin = _diverging(idata, rest), max(1, worst.draws.shape[1] // POINTS)
+    diverging, thin = _diverging(idata, worst.site, rest), max(1, worst.draws.shape[1] // POINTS)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(len(data), len(data), sharex="col")
     for (row, (down, ys)), (column, (along, xs)) in product(enumerate(data.items()), repeat=2):
@@ -204,9 +208,10 @@ def plot_pair(idata: InferenceData, found: Convergence, worst: Coordinate) -> Fi
     return figure
 
 
-def _diverging(idata: InferenceData, place: dict[str, int]) -> NDArray[np.bool_]:
-    """Which draws diverged there, (chain, draw); none where this was not noted for the place."""
-    stats: Any = idata.get("sample_stats", {})
+def _diverging(idata: InferenceData, site: str, place: dict[str, int]) -> NDArray[np.bool_]:
+    """Which draws of the site diverged there, (chain, draw); none where this was not noted for the place."""
+    joint: Any = idata.get("sample_stats", {})
+    stats = next((of_group for group, of_group in by_group(joint).items() if site in group.split("+")), joint)
     sizes = idata["posterior"].sizes
     nowhere = np.zeros((sizes["chain"], sizes["draw"]), bool)
     if "diverging" not in stats:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import Dataset
 
+OF_GROUP = ":"
+"""Between the name of a statistic and the sites of a group of a Gibbs sweep: ``diverging:speech.z``."""
+
+
 class Convergence(NamedTuple):
     """Rank-normalised split R-hat, and bulk and tail effective sample sizes, per site, for each of its coordinates."""
 
@@ -42,6 +46,15 @@ def convergence(idata: InferenceData) -> Convergence | None:
 def of_guide(idata: InferenceData) -> bool:
     """Whether these are draws of a guide, with importance weights, and not of chains."""
     return "log_proposal" in idata.get("sample_stats", {})
+
+
+def by_group(stats: Dataset) -> dict[str, Dataset]:
+    """The statistics of each group of a Gibbs sweep, by its sites; those of a kernel that moves all sites at once under ""."""
+    groups = dict.fromkeys(str(name).partition(OF_GROUP)[2] for name in stats if OF_GROUP in str(name))
+    if not groups:
+        return {"": stats}
+    names = {group: [str(name) for name in stats if str(name).endswith(OF_GROUP + group)] for group in groups}
+    return {group: stats[of_group].rename({name: name.partition(OF_GROUP)[0] for name in of_group}) for group, of_group in names.items()}
 
 
 def bfmi(stats: Dataset) -> Any:

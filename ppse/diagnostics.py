@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .convergence import Convergence, bfmi, convergence, max_pareto_k, of_guide, pareto_k
+from .convergence import Convergence, bfmi, by_group, convergence, max_pareto_k, of_guide, pareto_k
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -85,7 +85,8 @@ def verdict(idata: InferenceData, found: Convergence | None = None) -> Verdict:
     else:
         passed = "Passed: the chains agree and are long enough."
         frames = _judge_chains(found or convergence(idata), time, lines, problems)
-        _judge_moves(stats, time, lines, problems)
+        for group, of_group in by_group(stats).items():
+            _judge_moves(group, of_group, time, lines, problems)
     head = f"Not to be relied on: {'; '.join(problems)}." if problems else passed
     failing = () if frames is None else tuple(int(i) for i in np.flatnonzero(frames))
     return Verdict(not problems, (head, *lines), failing)
@@ -120,37 +121,38 @@ def _judge_chains(found: Convergence | None, time: NDArray[Any] | None, lines: l
     return frames
 
 
-def _judge_moves(stats: Any, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> None:
-    """Acceptance, energy and divergences of the kernel, as far as they were noted."""
+def _judge_moves(group: str, stats: Any, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> None:
+    """Acceptance, energy and divergences of the kernel of a group of sites (of all, ""), as far as they were noted."""
+    of = f"{group}: " if group else ""
     if "acceptance_rate" in stats:
         line, complaints = _movement(stats, time)
-        lines.append(line)
-        problems += complaints
+        lines.append(of + line)
+        problems += [of + complaint for complaint in complaints]
     if "energy" in stats and stats["energy"].sizes["draw"] > 1:
         fractions = bfmi(stats)
         low = ~(fractions >= MIN_BFMI)
-        line = f"E-BFMI from {float(fractions.min()):.2f} (below {MIN_BFMI} the momentum hardly moves a chain between energies)"
+        line = f"{of}E-BFMI from {float(fractions.min()):.2f} (below {MIN_BFMI} the momentum hardly moves a chain between energies)"
         if bool(low.any()) and "frame" in low.dims:
             line += f"; {_frames(low).sum()} of {low.sizes['frame']} frames are below{_where(_frames(low), time)}"
         lines.append(f"{line}.")
         if bool(low.any()) and ("frame" not in low.dims or _frames(low).mean() > MAX_FAILING):
-            problems.append(f"E-BFMI is below {MIN_BFMI}: adapt the mass, or reparametrise the model")
+            problems.append(f"{of}E-BFMI is below {MIN_BFMI}: adapt the mass, or reparametrise the model")
     if "diverging" not in stats:
         return
     diverging = stats["diverging"]
     count = int(diverging.sum())
     if count:
         lines.append(
-            f"{count} divergent steps ({count / diverging.size:.2%}){_where(_frames(diverging), time) if 'frame' in diverging.dims else ''}: "
+            f"{of}{count} divergent steps ({count / diverging.size:.2%}){_where(_frames(diverging), time) if 'frame' in diverging.dims else ''}: "
             f"the draws may miss what lies behind them; use a smaller step size."
         )
         often = diverging.mean(("chain", "draw")) > MAX_DIVERGING
         share = float(often.mean())
         if share > (MAX_FAILING if "frame" in often.dims else 0.0):
             where = f" in {share:.1%} of the frames" if "frame" in often.dims else ""
-            problems.append(f"more than {MAX_DIVERGING:.1%} of the steps diverged{where}")
+            problems.append(f"{of}more than {MAX_DIVERGING:.1%} of the steps diverged{where}")
     else:
-        lines.append("No divergences.")
+        lines.append(f"{of}No divergences.")
 
 
 def _judge_guide(stats: Any, time: NDArray[Any] | None, lines: list[str], problems: list[str]) -> NDArray[np.bool_] | None:

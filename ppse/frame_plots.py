@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .convergence import Convergence, bfmi, max_pareto_k, pareto_k
+from .convergence import Convergence, bfmi, by_group, max_pareto_k, pareto_k
 from .diagnostics import MAX_RHAT, MIN_ACCEPTANCE, MIN_BFMI, MIN_ESS
 from .plots import DYNAMIC_RANGE, decibel
 
@@ -105,10 +105,12 @@ def _curves(idata: InferenceData, found: Convergence | None) -> _Curves:
             curves["R-hat"] = {"largest": rhat.max(0), "median": np.median(rhat, 0)}, MAX_RHAT
     if stats is None:
         return curves
-    if "acceptance_rate" in stats and "frame" in stats["acceptance_rate"].dims:
-        curves["acceptance"] = {"mean over chains": stats["acceptance_rate"].mean(("chain", "draw")).values}, MIN_ACCEPTANCE
-    if "energy" in stats and "frame" in stats["energy"].dims and stats.sizes["draw"] > 1:
-        curves["E-BFMI"] = {"smallest of the chains": bfmi(stats).min("chain").values}, MIN_BFMI
+    for group, moves in by_group(stats).items():
+        if "acceptance_rate" in moves and "frame" in moves["acceptance_rate"].dims:
+            accepted = moves["acceptance_rate"].mean(("chain", "draw")).values
+            curves.setdefault("acceptance", ({}, MIN_ACCEPTANCE))[0][group or "mean over chains"] = accepted
+        if "energy" in moves and "frame" in moves["energy"].dims and stats.sizes["draw"] > 1:
+            curves.setdefault("E-BFMI", ({}, MIN_BFMI))[0][group or "smallest of the chains"] = bfmi(moves).min("chain").values
     if "log_proposal" in stats and "frame" in stats["log_proposal"].dims:
         limit = max_pareto_k(stats.sizes["chain"] * stats.sizes["draw"])
         curves["Pareto k-hat"] = {"importance weights": pareto_k(stats).values}, limit

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .infer import Draws
+from .convergence import OF_GROUP
+from .infer import Draws, Info, Proposal
 from .infer.blocks import is_random
 from .infer.density import CHAINS_DIM, by_dim, is_latent, plate_dims
 from .predictive import Sites, observed_summaries, posterior_predictive, prior_predictive
@@ -28,16 +29,16 @@ _Variable = tuple[tuple[str, ...], NDArray[Any]]
 
 def to_arviz(
     draws: Draws, model: Callable[..., Any] | None = None, x: Tensor | None = None, observed: Tensor | None = None, *,
-    stft: STFT | None = None, step_size: float | Tensor | None = None, dims: Mapping[str, Sequence[str]] | None = None,
-    predictive: int = 0, seed: int = 0, moved: bool = False,
+    stft: STFT | None = None, dims: Mapping[str, Sequence[str]] | None = None, predictive: int = 0,
+    seed: int = 0, moved: bool = False,
 ) -> InferenceData:
     """Draws as ArviZ InferenceData: for ``az.summary``, ``az.plot_trace``, ``az.loo``, :func:`ppse.runs.save_run` and :func:`ppse.verdict`.
 
     Groups: ``posterior``, dims (chain, draw, utterance, frame, …) as the plates of each site have them, and event dims, "latent"
     for the vector of a frame; ``sample_stats``, per block that was accepted on its own (acceptance_rate, accepted, lp, diverging,
-    energy, step_size), or for draws of a guide lp and log_proposal; ``constant_data``; and with a model ``log_likelihood`` per frame
-    and ``observed_data``, where a complex x has a last dim "part" (real, imag), as NetCDF knows no complex numbers. Costs one trace
-    of the model per draw.
+    energy, step_size), for each group of a Gibbs sweep too (``diverging:speech.z``), or for draws of a guide lp and log_proposal;
+    ``constant_data``; and with a model ``log_likelihood`` per frame and ``observed_data``, where a complex x has a last dim "part"
+    (real, imag), as NetCDF knows no complex numbers. Costs one trace of the model per draw.
 
     With ``predictive``, also ``prior``, ``posterior_predictive`` and ``prior_predictive``. A replicated STFT for every draw would
     be larger than all else: of each, ``x.spectrum`` (mean power over frames, per frequency) and ``x.envelope`` (mean over frequencies,
@@ -52,7 +53,6 @@ def to_arviz(
         x: mixture of unit level, (T, F) or (B, 1, T, F).
         observed: which bins count (see :meth:`ppse.Mixture.forward`).
         stft: of x; gives frames a ``time`` in seconds (of their centre) and frequencies in Hz.
-        step_size: of the kernel, a number or a tensor that broadcasts against the blocks.
         dims: site → names of its event dims, e.g. ``{"noise.W": ("freq", "pattern")}``.
         predictive: replicated data per chain, and draws from the prior; needs model and x.
         seed: of these; the global generator stays as it was.
@@ -70,13 +70,9 @@ def to_arviz(
     if predictive < 0:
         raise ValueError(f"to_arviz: predictive={predictive}; expected 0 (none) or more")
     given = dims or {}
-    noted = {} if draws.stats is None else draws.stats._asdict()
-    stats = {_STATS.get(name, name): value for name, value in noted.items() if value is not None}
-    if step_size is not None and "lp" in stats:
-        stats["step_size"] = torch.as_tensor(step_size).detach().cpu().expand(stats["lp"].shape)
     groups: dict[str, dict[str, _Variable]] = {
         "posterior": _labelled(Sites(draws.values, draws.plates), _event_dims(draws, given)),
-        "sample_stats": {name: _named(value, ("draw", *draws.blocks), (), name) for name, value in stats.items()},
+        "sample_stats": _sample_stats(draws),
     }
     if model is not None and x is not None:
         args = (x,) if observed is None else (x, observed)
@@ -99,6 +95,25 @@ def to_arviz(
             data = xr.Dataset(variables, {d: coords.get(d, np.arange(n)) for d, n in lengths.items()}, attributes)
             made[name] = data.transpose("chain", "draw", ..., missing_dims="ignore")
     return az.InferenceData(**made)
+
+
+def _sample_stats(draws: Draws) -> dict[str, _Variable]:
+    """What was noted of every step, in the blocks of the density; and of every group of a Gibbs sweep, in blocks of its own."""
+    if draws.stats is None:
+        return {}
+    variables = _fields(draws.stats, draws.blocks)
+    of_groups = draws.stats.groups if isinstance(draws.stats, Info) else None
+    plate_at = {dim: name for inside in draws.plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
+    for group, info in (of_groups or {}).items():
+        shape = info.acceptance.shape[1:]
+        blocks = [plate_at.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0)]
+        variables |= {f"{name}{OF_GROUP}{group}": variable for name, variable in _fields(info, blocks).items()}
+    return variables
+
+
+def _fields(stats: Info | Proposal, blocks: Sequence[str]) -> dict[str, _Variable]:
+    noted = {_STATS.get(name, name): value for name, value in stats._asdict().items() if isinstance(value, Tensor)}
+    return {name: _named(value, ("draw", *blocks), (), name) for name, value in noted.items()}
 
 
 def _event_dims(draws: Draws, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

@@ -19,10 +19,11 @@ import xarray as xr
 from torch import Tensor
 
 from ppse import STFT, ComplexNormal, Mixture, to_arviz, verdict
-from ppse.convergence import bfmi, convergence, max_pareto_k, pareto_k
-from ppse.infer import Draws, Proposal, adapt_step_size, hmc, log_density, mala, sample
+from ppse.convergence import bfmi, by_group, convergence, max_pareto_k, pareto_k
+from ppse.infer import Draws, Group, Proposal, adapt_step_size, gibbs, hmc, log_density, mala, sample
 from ppse.mixture import Frames
 from ppse.models import StationaryNoise, VAESpeech
+from ppse.runs import load_run, save_run
 
 T, F, L, C, N = 7, 9, 3, 4, 11
 SMALL = STFT(16, 4, 100)
@@ -65,8 +66,7 @@ def speech_and_flicker() -> Mixture:
 def test_dims_are_those_of_the_plates_and_values_stay_in_place(x: Tensor) -> None:
     model = speech_and_flicker()
     draws = run(model, x)
-    step_size = torch.rand(1, T)
-    idata = to_arviz(draws, model, x, stft=SMALL, step_size=step_size)
+    idata = to_arviz(draws, model, x, stft=SMALL)
     z, level = idata.posterior["speech.z"], idata.posterior["noise.level"]
     assert z.dims == ("chain", "draw", "frame", "latent") and z.shape == (C, N, T, L)
     assert level.dims == ("chain", "draw", "frame")
@@ -75,7 +75,7 @@ def test_dims_are_those_of_the_plates_and_values_stay_in_place(x: Tensor) -> Non
     stats = idata.sample_stats
     assert all(stats[name].dims == ("chain", "draw", "frame") for name in ("acceptance_rate", "accepted", "lp", "diverging", "step_size"))
     np.testing.assert_array_equal(stats["lp"].values, draws.stats.log_density.transpose(0, 1))
-    np.testing.assert_array_equal(stats["step_size"].values, step_size.expand(N, C, T).transpose(0, 1))
+    np.testing.assert_array_equal(stats["step_size"].values, np.full((C, N, T), 0.05, np.float32))
     np.testing.assert_array_equal(idata.observed_data["x"].sel(part="imag").values, x.imag)
     np.testing.assert_allclose(idata.observed_data["freq"].values, torch.fft.rfftfreq(16, 1e-2))
 
@@ -137,7 +137,7 @@ def test_latents_of_different_sizes_keep_apart(x: Tensor) -> None:
 
 def test_netcdf_gives_back_all_groups(x: Tensor, tmp_path: Path) -> None:
     model, observed = speech_and_flicker(), torch.rand(T, F) > 0.3
-    idata = to_arviz(run(model, x, observed), model, x, observed, stft=SMALL, step_size=0.05)
+    idata = to_arviz(run(model, x, observed), model, x, observed, stft=SMALL)
     path = str(tmp_path / "run.nc")
     idata.to_netcdf(path)
     back = az.from_netcdf(path)
@@ -220,6 +220,27 @@ def test_divergences_and_rejections_are_told() -> None:
     assert "nearly all moves are rejected" in verdict(to_arviz(draws)).lines[0]
     draws.stats.acceptance[:] = 1.0
     assert "next to nothing was rejected" in str(verdict(to_arviz(draws)))
+
+
+def test_groups_of_a_sweep_are_judged_apart(x: Tensor, tmp_path: Path) -> None:
+    def both(frames: Frames) -> ComplexNormal:
+        level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+        with frames:
+            gain = pyro.sample("gain", dist.LogNormal(torch.zeros(()), 1.0))
+        return ComplexNormal(0j, (level * gain).unsqueeze(-1).expand(*gain.shape, F))
+
+    target = log_density(Mixture(noise=both), x, chains=C)
+    kernel = gibbs(target, Group(("noise.gain",), lambda t: hmc(t, 0.2)), Group(("noise.level",), lambda t: hmc(t, 50.0, steps=1)))
+    idata = to_arviz(sample(target, kernel, target.init(), N))
+    save_run(idata, tmp_path / "run.nc")
+    stats = load_run(tmp_path / "run.nc").sample_stats
+    assert stats["acceptance_rate:noise.gain"].dims == stats["energy:noise.gain"].dims == ("chain", "draw", "frame")
+    assert stats["diverging:noise.level"].dims == stats["step_size:noise.level"].dims == ("chain", "draw")
+    assert "energy" not in stats and list(by_group(stats)) == ["noise.gain", "noise.level"]
+    told = verdict(idata)
+    assert any(line.startswith("noise.gain: No divergences") for line in told.lines)
+    assert any(line.startswith("noise.level: ") and "divergent steps (" in line for line in told.lines)
+    assert "noise.level: more than 0.1% of the steps diverged" in told.lines[0] and "noise.gain: more" not in told.lines[0]
 
 
 def test_one_chain_is_too_few() -> None:

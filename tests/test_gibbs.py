@@ -111,6 +111,12 @@ def test_every_group_is_accepted_in_blocks_of_its_own() -> None:
     assert seen["z"].shape == (CHAINS, T) and seen["b"].shape == target.shape == (CHAINS, 1)
     # z is never accepted, b always: together half of the moves, and something has moved.
     assert torch.allclose(info.acceptance, torch.full_like(info.acceptance, 0.5)) and info.accepted.all()
+    # Apart, in their own blocks; what moves is what the sweep ended in.
+    assert info.groups is not None and list(info.groups) == ["z", "b"]
+    z, b = info.groups["z"], info.groups["b"]
+    assert z.acceptance.shape == (CHAINS, T) and not z.accepted.any() and b.acceptance.shape == (CHAINS, 1) and b.accepted.all()
+    assert z.step_size is not None and (z.step_size == 1e8).all() and info.step_size is None
+    assert torch.allclose(b.log_density, info.log_density)
     # The conditional densities are the joint one: they change by what it changes by.
     moved = {k: v + 0.3 for k, v in state.position.items()}
     for name in ("z", "b"):
@@ -157,3 +163,11 @@ def test_refusals_name_the_site() -> None:
     kernel = gibbs(target, z, b._replace(kernel=remembers))
     with pytest.raises(ValueError, match=r"the kernel of the sites \('b',\) has a memory"):
         kernel.step(kernel.init(target.init()))
+
+
+def test_a_group_that_moves_twice_in_a_sweep_is_reported_once() -> None:
+    target = log_density(offset, chains=CHAINS)
+    never, always = (Group(("b",), lambda t, e=e: metropolis(t, e)) for e in (1e8, 1e-9))
+    _, info = (kernel := gibbs(target, never, Group(("z",), lambda t: metropolis(t, 0.1)), always)).step(kernel.init(target.init()))
+    assert info.groups is not None and list(info.groups) == ["b", "z"]
+    assert torch.allclose(info.groups["b"].acceptance, torch.full((CHAINS, 1), 0.5)) and info.groups["b"].accepted.all()

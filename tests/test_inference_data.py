@@ -118,7 +118,7 @@ def test_energy_is_kept_where_a_kernel_has_one(x: Tensor) -> None:
 
 
 def test_a_file_gives_back_all_groups(x: Tensor, tmp_path: Path) -> None:
-    idata = to_arviz(known(), MODEL, x, torch.ones(T, F, dtype=torch.bool), stft=SMALL, step_size=0.1, predictive=3, moved=True)
+    idata = to_arviz(known(), MODEL, x, torch.ones(T, F, dtype=torch.bool), stft=SMALL, predictive=3, moved=True)
     save_run(idata, tmp_path / "run.nc")
     back = load_run(tmp_path / "run.nc")
     groups = {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data", "prior", "posterior_predictive", "prior_predictive"}

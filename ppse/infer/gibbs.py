@@ -60,7 +60,9 @@ def gibbs(target: LogDensity, *groups: Group) -> Kernel:
     A group is accepted in the blocks of its own conditional density: with z per frame and a gain per
     utterance, z is accepted frame by frame although the joint density has one block per utterance.
     Kernels are made anew for every sweep, as what they may cache depends on the sites of other groups.
-    Info, in the blocks of ``target``: the mean acceptance of all steps, whether any was accepted, whether any was divergent.
+    Info, in the blocks of ``target``: the mean acceptance of all steps, whether any was accepted, whether any was divergent. Its ``groups``
+    have the same of each group in blocks of its own (of the last of its steps, where it takes several, the log density, energy and step
+    size), by its sites joined by "+".
 
     Args:
         target: joint density of all sites.
@@ -94,7 +96,7 @@ def gibbs(target: LogDensity, *groups: Group) -> Kernel:
         return _without_gradient(target, position)
 
     def step(state: State) -> tuple[State, Info]:
-        position, infos = state.position, []
+        position, infos = state.position, dict[str, list[Info]]()
         for group, conditional in zip(groups, conditionals, strict=True):
             kernel = group.kernel(conditional.given({k: v for k, v in position.items() if k not in group.sites}))
             inner = kernel.init({name: position[name] for name in group.sites})
@@ -105,17 +107,23 @@ def gibbs(target: LogDensity, *groups: Group) -> Kernel:
                 )
             for _ in range(group.steps):
                 inner, info = kernel.step(inner)
-                infos.append(info)
+                infos.setdefault("+".join(group.sites), []).append(info)
             position = position | inner.position
         new = init(position)
         assert new.log_density is not None
         acceptance, accepted, divergent = (
             torch.stack([_per_block(field.to(new.log_density.dtype), target) for field in fields])
-            for fields in zip(*((info.acceptance, info.accepted, info.divergent) for info in infos), strict=True)
+            for fields in zip(*((i.acceptance, i.accepted, i.divergent) for group in infos.values() for i in group), strict=True)
         )
-        return new, Info(acceptance.mean(0), (accepted > 0).any(0), new.log_density, (divergent > 0).any(0))
+        by_sites = {name: _of_steps(of_group) for name, of_group in infos.items()}
+        return new, Info(acceptance.mean(0), (accepted > 0).any(0), new.log_density, (divergent > 0).any(0), groups=by_sites)
 
     return Kernel(init, step)
+
+
+def _of_steps(infos: list[Info]) -> Info:
+    acceptance, accepted, divergent = (torch.stack(field) for field in zip(*((i.acceptance, i.accepted, i.divergent) for i in infos), strict=True))
+    return infos[-1]._replace(acceptance=acceptance.mean(0), accepted=accepted.any(0), divergent=divergent.any(0))
 
 
 def _check(target: LogDensity, groups: tuple[Group, ...]) -> None:

@@ -36,7 +36,9 @@ class Info(NamedTuple):
 
     ``energy``, of kernels with a momentum, is the Hamiltonian of the state that the step ended in: its kinetic energy minus its
     log density. From its changes ArviZ makes E-BFMI (Betancourt 2016). ``swap``, of parallel tempering, is the probability with
-    which neighbouring temperatures exchanged their places, on average over those that were asked. Both None for other kernels.
+    which neighbouring temperatures exchanged their places, on average over those that were asked. ``step_size`` is the one used, of
+    kernels that have one. ``groups``, of Gibbs sweeps, has the infos of the groups by their sites, each in blocks of its own.
+    All four None for other kernels.
     """
 
     acceptance: Tensor
@@ -45,12 +47,16 @@ class Info(NamedTuple):
     divergent: Tensor
     energy: Tensor | None = None
     swap: Tensor | None = None
+    step_size: Tensor | None = None
+    groups: dict[str, Info] | None = None
 
 
 def combined(infos: Sequence[Info], how: Callable[[list[Tensor]], Tensor]) -> Info:
-    """One info from many, field by field, e.g. by ``torch.stack``; what a kernel does not report stays None."""
-    fields = (None if column[0] is None else how(list(column)) for column in zip(*infos, strict=True))
-    return Info(*fields)  # type: ignore[arg-type]  # only those may be None that may be None in a step
+    """One info from many, field by field, e.g. by ``torch.stack``, and group by group; what a kernel does not report stays None."""
+    *columns, of_groups = zip(*infos, strict=True)
+    fields = (None if column[0] is None else how(list(column)) for column in columns)
+    groups = of_groups[0] and {name: combined([info[name] for info in of_groups], how) for name in of_groups[0]}
+    return Info(*fields)._replace(groups=groups)  # type: ignore[arg-type]  # only those may be None that may be None in a step
 
 
 class Kernel(NamedTuple):
@@ -76,7 +82,7 @@ def metropolis(target: LogDensity, step_size: StepSize = 0.1, scale: Position | 
         proposal = {k: v + width[k] * torch.randn_like(v) for k, v in state.position.items()}
         new = _without_gradient(target, proposal)
         assert new.log_density is not None
-        return _decide(target, state, new, new.log_density - state.log_density)
+        return _decide(target, state, new, new.log_density - state.log_density, step_size)
 
     return Kernel(init, step)
 
@@ -104,7 +110,8 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01, scale: Position | N
         }
         finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
         position = _choose(target, finite, proposal, state.position)
-        return State(position, None, None), Info(finite.to(log_density.dtype), finite, log_density, ~finite)
+        noted = _per_block(log_density, step_size)
+        return State(position, None, None), Info(finite.to(log_density.dtype), finite, log_density, ~finite, step_size=noted)
 
     return Kernel(init, step)
 
@@ -134,7 +141,7 @@ def mala(target: LogDensity, step_size: StepSize = 0.01, scale: Position | None 
             for k, v in state.position.items()
         }
         log_ratio = new.log_density - state.log_density + target.block_sum(way_back)
-        return _decide(target, state, new, log_ratio)
+        return _decide(target, state, new, log_ratio, step_size)
 
     return Kernel(init, step)
 
@@ -167,7 +174,7 @@ def hmc(target: LogDensity, step_size: StepSize = 0.05, steps: int = 10, scale: 
             momentum = {k: p + 0.5 * eps[k] * now.gradient[k] for k, p in half.items()}
         assert now.log_density is not None
         before, after = (target.block_sum({k: 0.5 * p.square() for k, p in at.items()}) for at in (start, momentum))
-        reached, info = _decide(target, state, now, now.log_density - state.log_density + before - after)
+        reached, info = _decide(target, state, now, now.log_density - state.log_density + before - after, step_size)
         return reached, info._replace(energy=torch.where(info.accepted, after, before) - info.log_density)
 
     return Kernel(init, step)
@@ -185,7 +192,7 @@ def _with_gradient(target: LogDensity, position: Position) -> State:
     return State(_detached(position), _dead_if_nan(log_density), gradient)
 
 
-def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor) -> tuple[State, Info]:
+def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor, step_size: StepSize) -> tuple[State, Info]:
     """Accept or reject every block. A proposal whose ratio is NaN is rejected; from a dead point any live one is accepted."""
     assert old.log_density is not None and new.log_density is not None
     escaped = old.log_density.isneginf() & new.log_density.isfinite()
@@ -197,7 +204,11 @@ def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor) -> tu
         gradient = _choose(target, accepted, new.gradient, old.gradient)
     log_density = torch.where(accepted, new.log_density, old.log_density)
     state = State(_choose(target, accepted, new.position, old.position), log_density, gradient)
-    return state, Info(acceptance, accepted, log_density, log_ratio < -1000.0)
+    return state, Info(acceptance, accepted, log_density, log_ratio < -1000.0, step_size=_per_block(log_density, step_size))
+
+
+def _per_block(log_density: Tensor, step_size: StepSize) -> Tensor:
+    return torch.as_tensor(step_size).to(log_density).expand(log_density.shape)
 
 
 def _choose(target: LogDensity, where: Tensor, new: Position, old: Position) -> Position:

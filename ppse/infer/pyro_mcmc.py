@@ -107,7 +107,7 @@ def _nuts_chain(target: LogDensity, warmup: int, target_acceptance: float, max_t
         like = torch.ones_like(new.log_density)
         return new, Info(
             (like * (n * inner._mean_accept_prob - (n - 1) * before)).clamp(0.0, 1.0), like.bool() & moved, new.log_density,
-            like.bool() & (len(inner._divergences) > diverged), like * (kinetic - state.log_density.sum()),
+            like.bool() & (len(inner._divergences) > diverged), like * (kinetic - state.log_density.sum()), step_size=like * inner.step_size,
         )
 
     return Kernel(init, step)

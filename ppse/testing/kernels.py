@@ -47,7 +47,7 @@ def check_kernel(factory: KernelFactory, adjusted: bool = True) -> None:
         state, info = kernel.step(state)
         _assert_cache(target, state)
         for name, value in info._asdict().items():
-            shape = target.shape if value is None else value.shape
+            shape = value.shape if isinstance(value, Tensor) else target.shape  # groups have blocks of their own
             assert shape == target.shape, f"Info.{name} has shape {tuple(shape)}, expected one value per block {tuple(target.shape)}"
         assert info.accepted.dtype == info.divergent.dtype == torch.bool, "Info.accepted and Info.divergent must be boolean"
         assert ((info.acceptance >= 0) & (info.acceptance <= 1)).all(), "Info.acceptance must be a probability"
