@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pyro.distributions import Normal
 from quality import Enhancer, by_method, measure, report, timed
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ class _Deaf(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        law: tuple[Tensor, Tensor] = self.encoder(x, observed)
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
+        law: Normal = self.encoder(x, observed)
         return law
 
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import pyro
-import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, utterances
 from ..models import FrameGain, KnownSilence, VAESpeech
-from ..models.encoders import NoisyEncoder
+from ..models.encoders import CleanedEncoder, NoisyEncoder
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """A source with an encoder of its site ``z`` for clean speech, and perhaps one for noisy speech."""
+
+    n_freqs: int
+    encoder: nn.Module
+
+    @property
+    def noisy_encoder(self) -> nn.Module | None: ...
 
 
 class EncoderGuide(PyroModule):
-    """q(z_t | x) = N(m_t(x), diag s_t(x)^2), with m and s from an encoder. Same signature as :class:`Mixture`.
+    """q(z | x), the law that an encoder returns. Same signature as :class:`Mixture`.
 
     Args:
         encoders: site name → encoder, e.g. ``EncoderGuide({"speech.z": vae.encoder})``. Called with an STFT (…, T, F) and,
             where not all bins count, with silence in the others and ``observed`` as in :meth:`Mixture.forward`, so that padding
-            is no context to it; returns mean and standard deviation (…, T, L).
+            is no context to it; returns a law of shape (…, T, L) with ``mean`` and ``stddev``: a Normal, or one with memory over frames.
     """
 
     def __init__(self, encoders: dict[str, nn.Module]) -> None:
@@ -33,14 +45,11 @@ class EncoderGuide(PyroModule):
     def forward(self, x: Tensor, observed: Tensor | None = None) -> dict[str, Tensor]:
         """Draw the latents; shapes (…, T, L)."""
         frames = pyro.plate("frames", x.shape[-2], dim=-1)
-        draws = {}
         with utterances(x), frames:
-            for site, (loc, scale) in self.laws(x, observed).items():
-                draws[site] = pyro.sample(site, dist.Normal(loc, scale).to_event(1))
-        return draws
+            return {site: pyro.sample(site, law.to_event(1)) for site, law in self._read(x, observed)[0].items()}
 
     def laws(self, x: Tensor, observed: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and standard deviation of every site, without drawing."""
+        """Mean and standard deviation of every site, without drawing; under an encoder with memory, along the path of means."""
         return self.listen(x, observed)[0]
 
     def listen(self, x: Tensor, observed: Tensor | None = None) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
@@ -48,15 +57,19 @@ class EncoderGuide(PyroModule):
 
         The latter is None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
         """
+        laws, noise = self._read(x, observed)
+        return {site: _moments(law) for site, law in laws.items()}, noise
+
+    def _read(self, x: Tensor, observed: Tensor | None) -> tuple[dict[str, TorchDistribution], Tensor | None]:
         if observed is not None:
             x = torch.where(observed, x, torch.zeros_like(x))  # silence where nothing is observed, whatever x has there
         given = (x,) if observed is None else (x, observed)
-        laws: dict[str, tuple[Tensor, Tensor]] = {}
+        laws: dict[str, TorchDistribution] = {}
         noise = []
         for site, module in zip(self.sites, self._modules.values(), strict=True):  # not getattr: Pyro would make a parameter site of every weight
-            if isinstance(module, NoisyEncoder):
+            if isinstance(module, NoisyEncoder | CleanedEncoder):
                 heard = module.hear(*given)
-                laws[site] = module.read(x, heard)
+                laws[site] = module.read(x, heard, observed)
                 noise.append(heard.noise)
             elif module is not None:
                 laws[site] = module(*given)
@@ -64,23 +77,36 @@ class EncoderGuide(PyroModule):
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:
-    """The guide from which inference starts on a noisy recording: the noisy encoder of every VAE source, or else the clean one.
+    """The guide from which inference starts on a noisy recording: the noisy encoder of every source that has encoders.
 
-    None when no source of the mixture has an encoder; inference then starts at a draw from the prior.
+    To a source with none for noisy speech, the shipped VAE lends its own where the STFT is the same (:class:`CleanedEncoder`); failing
+    that, the encoder for clean speech reads the noisy recording. None when no source of the mixture has an encoder; inference then
+    starts at a draw from the prior.
     """
-    return _guide(model, lambda vae: vae.noisy_encoder or vae.encoder)
+    return _guide(model, lambda source: source.noisy_encoder or _cleaned(source) or source.encoder)
 
 
 def clean_guide(model: Mixture) -> EncoderGuide | None:
-    """The encoder for clean speech of every VAE source, applied to the noisy recording: the published start. None as above."""
-    return _guide(model, lambda vae: vae.encoder)
+    """The encoder for clean speech of every source that has one, applied to the noisy recording: the published start. None as above."""
+    return _guide(model, lambda source: source.encoder)
 
 
-def _guide(model: Mixture, encoder: Callable[[VAESpeech], nn.Module]) -> EncoderGuide | None:
+def _guide(model: Mixture, encoder: Callable[[Encoded], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in model.sources.items():
         while isinstance(source, FrameGain | KnownSilence):
             source = source.source
-        if isinstance(source, VAESpeech):
+        if isinstance(source, Encoded):
             encoders[f"{name}.z"] = encoder(source)
     return EncoderGuide(encoders) if encoders else None
+
+
+def _cleaned(source: Encoded) -> CleanedEncoder | None:
+    vae, weight = VAESpeech.pretrained(), next(source.encoder.parameters())
+    if source.n_freqs != vae.n_freqs or vae.noisy_encoder is None:
+        return None
+    return CleanedEncoder(vae.noisy_encoder, vae.decoder, source.encoder).to(weight.device, weight.dtype)
+
+
+def _moments(law: TorchDistribution) -> tuple[Tensor, Tensor]:
+    return law.mean, law.stddev

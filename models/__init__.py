@@ -8,11 +8,12 @@ from .harmonic import HarmonicSpeech
 from .heavy_tailed import HeavyTailed
 from .nmf import NMFNoise, learn_dictionary
 from .nmf_speech import NMFSpeech
+from .rvae import RVAESpeech
 from .silence import KnownSilence
 from .stationary import StationaryNoise
 from .vae import VAESpeech
 
 __all__ = [
     "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed",
-    "KnownSilence", "NMFNoise", "NMFSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "learn_dictionary",
+    "KnownSilence", "NMFNoise", "NMFSpeech", "RVAESpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "learn_dictionary",
 ]

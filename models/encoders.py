@@ -6,26 +6,69 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..stft import POWER_FLOOR
+from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
 
 
 class FrameEncoder(nn.Module):
-    """Mean and standard deviation of z_t from one frame: the encoder of a VAE, for clean speech.
+    """The law of z_t from one frame: the encoder of a VAE, for clean speech.
 
-    Maps an STFT (…, T, F) of unit level to a pair of (…, T, L). The input is log(|s|^2 + floor).
+    Maps an STFT (…, T, F) of unit level to a Normal of shape (…, T, L). The input is log(|s|^2 + floor).
+
+    It keeps the contract of every encoder: called with (x, observed), it returns the law of the latents, of shape (…, T, L) and
+    without event dims, whose ``mean`` and ``stddev`` tell where to start and how far to go.
     """
 
     def __init__(self, n_freqs: int, n_latent: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.network = perceptron([n_freqs, *hidden, 2 * n_latent])
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         """``observed`` is what every encoder is told; here no frame sees another, so it changes nothing."""
         loc, scale = self.network(log_power(x)).chunk(2, -1)
-        return loc, scale.sigmoid()  # never wider than the prior: rare wide frames would ruin the ELBO
+        return Normal(loc, scale.sigmoid())  # never wider than the prior: rare wide frames would ruin the ELBO
+
+
+class RecurrentEncoder(nn.Module):
+    """The law of z_t given z_<t and the clean speech of all frames, or of this one and those to come: the encoder of a recurrent VAE.
+
+    One LSTM reads the recording, another remembers the latents so far; dense layers make mean and log-variance of both.
+    Maps an STFT (…, T, F) of unit level to a :class:`RecurrentNormal` of shape (…, T, L); padding is not read.
+
+    Args:
+        n_freqs, n_latent: F and L.
+        reader: sizes of the network that reads the recording; its ``after`` are the dense layers behind both.
+        past: sizes of the network that remembers the latents.
+        backward: whether the reader goes from the end to the present frame only, instead of both ways.
+        log_input: whether it reads log(|s|^2 + floor), as ours, or |s|^2, as the published ones.
+        activation: class of the activations.
+
+    References:
+        Leglaive et al. (2020), A recurrent variational autoencoder for speech enhancement.
+    """
+
+    def __init__(
+        self, n_freqs: int, n_latent: int, reader: Layers, past: Layers, *, backward: bool = False, log_input: bool = True,
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.n_latent, self.log_input = n_latent, log_input
+        self.reader = Recurrence(n_freqs, reader, forward=not backward, backward=True, activation=activation)
+        self.past = Recurrence(n_latent, past, activation=activation)
+        self.head = perceptron([self.reader.n_out + self.past.n_out, *reader.after, 2 * n_latent], activation)
+
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
+        """The law of the latents of a recording, or of a batch."""
+        features = log_power(x) if self.log_input else power(x)
+        return RecurrentNormal(self._next, self.n_latent, self.reader(features, lengths(observed, x)))
+
+    def _next(self, past: Tensor, read: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        remembered, state = self.past.advance(past, state)
+        loc, log_variance = self.head(torch.cat([read, remembered], -1)).chunk(2, -1)
+        return loc, (0.5 * log_variance).exp(), state
 
 
 class Heard(NamedTuple):
@@ -71,23 +114,16 @@ class Listener(nn.Module):
         seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
         average = (features * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
         embedded = torch.relu(self.now(features) + self.background(average))
-        memory = self._remember(embedded.reshape(-1, *embedded.shape[-2:]), seen.reshape(-1, x.shape[-2]))
+        flat = embedded.reshape(-1, *embedded.shape[-2:])
+        ends = lengths(observed, x)
+        memory = remember(self.memory, flat, None if ends is None else torch.tensor(ends))
         memory = memory.reshape(*x.shape[:-1], -1)
         noise = (average / LOG_SCALE + self.noise(memory)).exp()
         return Heard(self.mask(memory).sigmoid(), self.shift(memory), self.scale(memory).sigmoid(), noise)
 
-    def _remember(self, embedded: Tensor, seen: Tensor) -> Tensor:
-        """The recurrent layers over (B, T, size); each sequence ends at its last seen frame, where the way back begins."""
-        n_frames = embedded.shape[1]
-        lengths = (seen * torch.arange(1, n_frames + 1, device=seen.device)).amax(-1).clamp_min(1).long().cpu()
-        if int(lengths.min()) == n_frames:
-            return self.memory(embedded)[0]
-        packed, _ = self.memory(pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False))
-        return pad_packed_sequence(packed, batch_first=True, total_length=n_frames)[0]
-
 
 class NoisyEncoder(nn.Module):
-    """Mean and standard deviation of z_t for *noisy* speech: the clean encoder reads the masked recording.
+    """The law of z_t for *noisy* speech: the clean encoder reads the masked recording.
 
     Called as :class:`FrameEncoder`; ``observed`` keeps the padding of a batch out of the context.
     """
@@ -96,7 +132,7 @@ class NoisyEncoder(nn.Module):
         super().__init__()
         self.listener, self.encoder = listener, encoder
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         return self.read(x, self.hear(x, observed))
 
     def hear(self, x: Tensor, observed: Tensor | None = None) -> Heard:
@@ -104,10 +140,41 @@ class NoisyEncoder(nn.Module):
         heard: Heard = self.listener(x, observed)
         return heard
 
-    def read(self, x: Tensor, heard: Heard) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, (…, T, L), given what was heard."""
-        loc, _ = self.encoder(x * heard.mask)
-        return loc + heard.shift, heard.scale
+    def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> Normal:
+        """The law of the latents, (…, T, L), given what was heard."""
+        return Normal(self.encoder(x * heard.mask).mean + heard.shift, heard.scale)
+
+
+class CleanedEncoder(nn.Module):
+    """The law of z_t for *noisy* speech, with an encoder for clean speech that never heard noise: it reads what another prior leaves of it.
+
+    That prior, a VAE, hears the noise and proposes speech; the encoder reads E|s|^2 given the mixture, |gain x|^2 + gain v_n.
+    Called as :class:`NoisyEncoder`.
+
+    Args:
+        listener: noisy encoder of the VAE.
+        decoder: of the VAE, latents → log-variances of speech.
+        encoder: for clean speech, of any prior for the same STFT.
+    """
+
+    def __init__(self, listener: NoisyEncoder, decoder: nn.Module, encoder: nn.Module) -> None:
+        super().__init__()
+        self.listener, self.decoder, self.encoder = listener, decoder, encoder
+
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> TorchDistribution:
+        return self.read(x, self.hear(x, observed), observed)
+
+    def hear(self, x: Tensor, observed: Tensor | None = None) -> Heard:
+        """What the listener makes of the recording."""
+        return self.listener.hear(x, observed)
+
+    def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> TorchDistribution:
+        """The law of the latents, (…, T, L), given what was heard."""
+        speech = self.decoder(self.listener.read(x, heard).mean).exp() + POWER_FLOOR
+        gain = speech / (speech + heard.noise)
+        expected = (gain.square() * power(x) + gain * heard.noise).sqrt()
+        law: TorchDistribution = self.encoder(torch.complex(expected, torch.zeros_like(expected)), observed)
+        return law
 
 
 LOG_SCALE = 0.2
@@ -116,13 +183,18 @@ LOG_SCALE = 0.2
 
 def log_power(x: Tensor) -> Tensor:
     """log(|x|^2 + POWER_FLOOR), scaled to values of order one: the input of the encoders."""
-    return (x.real.square() + x.imag.square() + POWER_FLOOR).log() * LOG_SCALE
+    return (power(x) + POWER_FLOOR).log() * LOG_SCALE
 
 
-def perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the sizes with tanh between them."""
+def power(x: Tensor) -> Tensor:
+    """|x|^2."""
+    return x.real.square() + x.imag.square()
+
+
+def perceptron(sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Linear layers of the sizes with activations between them."""
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers += [nn.Tanh()] if i else []
+        layers += [activation()] if i else []
         layers += [nn.Linear(n_in, n_out)]
     return nn.Sequential(*layers)

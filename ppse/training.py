@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import torch
+from pyro.distributions import Normal
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -126,11 +127,11 @@ def train_noisy_encoder(
 class _Read(nn.Module):
     """An encoder that has read already."""
 
-    def __init__(self, law: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, law: Normal) -> None:
         super().__init__()
         self.law = law
 
-    def forward(self, _: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, _: Tensor) -> Normal:
         return self.law
 
 

@@ -1,0 +1,93 @@
+"""The recurrent variational autoencoder of clean speech: what a frame sounds like depends on the latents of others too."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames
+from ..stft import POWER_FLOOR
+from ..weights import load
+from .encoders import RecurrentEncoder, perceptron
+from .recurrent import Layers, Lengths, Recurrence, lengths
+
+
+class RVAESpeech(PyroModule):
+    """z_t ~ N(0, I_L), s_t | z ~ CN(0, diag exp d(h_t) + POWER_FLOOR), h an LSTM over z_1:T, or over z_1:t when causal.
+
+    Site: ``z``, one vector of L per frame, independent a priori. As the LSTM ties the frames, samplers accept whole utterances.
+    ``encoder`` is the matching approximate posterior q(z_t | z_<t, s_1:T), or q(z_t | z_<t, s_t:T) when causal, for *clean* speech.
+
+    Args:
+        n_freqs: F.
+        n_latent: L, dimension of z.
+        hidden: size of the LSTMs that are not given below.
+        causal: whether h_t depends on no later z.
+        decoder: sizes of the network that makes d of z: ``Layers(size=128, before=(32,), after=(128,))`` has a dense layer on either side.
+        reader, past: sizes of those of :class:`ppse.models.encoders.RecurrentEncoder`.
+        backward: whether the encoder reads from the end to the present frame only; as ``causal`` unless given.
+        log_input: whether the encoder reads log-powers, or powers.
+        relu: whether the dense layers have ReLU activations, instead of tanh.
+
+    References:
+        Leglaive, Alameda-Pineda, Girin & Horaud (2020), A recurrent variational autoencoder for speech enhancement.
+    """
+
+    def __init__(
+        self, n_freqs: int = 513, n_latent: int = 16, hidden: int = 128, causal: bool = False, *, decoder: Layers | None = None,
+        reader: Layers | None = None, past: Layers | None = None, backward: bool | None = None, log_input: bool = True, relu: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = {"decoder": decoder, "reader": reader, "past": past}
+        layers = {name: Layers(hidden) if given is None else Layers(*given) for name, given in sizes.items()}  # a file has plain lists
+        backward = causal if backward is None else backward
+        self.settings = {
+            "n_freqs": n_freqs, "n_latent": n_latent, "hidden": hidden, "causal": causal, **layers, "backward": backward,
+            "log_input": log_input, "relu": relu,
+        }
+        self.n_freqs, self.n_latent, self.causal = n_freqs, n_latent, causal
+        activation = nn.ReLU if relu else nn.Tanh
+        self.memory = Recurrence(n_latent, layers["decoder"], backward=not causal, activation=activation)
+        self.decoder = perceptron([self.memory.n_out, *layers["decoder"].after, n_freqs], activation)
+        self.encoder = RecurrentEncoder(
+            n_freqs, n_latent, layers["reader"], layers["past"], backward=backward, log_input=log_input, activation=activation,
+        )
+        self._lengths: Lengths | None = None
+
+    @classmethod
+    def pretrained(cls, name: str = "rvae") -> Self:
+        """The prior shipped with the package under ``name``, or the one in the file of that path, frozen.
+
+        Raises:
+            WeightsError: when there is no such file, or it does not hold an RVAESpeech.
+        """
+        return load(cls, name)
+
+    @property
+    def noisy_encoder(self) -> None:
+        """None: :func:`ppse.guides.starting_guide` lends it the ears of the shipped VAE."""
+        return None
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Where the utterances end, so that the padding of a batch does not reach them on the way back through the frames."""
+        self._lengths = lengths(observed, x)
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """As :meth:`start`."""
+        self.start(x, observed)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
+        # Not self.decoder: Pyro would make a parameter site of every weight, on every evaluation of the graph.
+        memory, decoder = self._modules["memory"], self._modules["decoder"]
+        assert memory is not None and decoder is not None
+        zero = next(decoder.parameters()).new_zeros(self.n_latent)
+        with frames:
+            z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
+        return ComplexNormal(0j, decoder(memory(z, self._lengths)).exp() + POWER_FLOOR)
