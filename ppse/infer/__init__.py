@@ -4,11 +4,13 @@ from .adapt import TARGET_ACCEPTANCE, StepSizeAdapter, adapt_step_size
 from .blocks import BlockError
 from .density import LogDensity, Position, log_density
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, last_draws, mcmc_e_step, point_e_step
+from .frame_windows import WindowDensity, Windows, frame_windows, windowed
 from .gibbs import Group, gibbs
 from .guide_quality import GuideQuality, guide_quality
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
 from .proposals import guide_draws
 from .pyro_mcmc import PyroKernel, nuts
+from .receptive_field import ReceptiveField, receptive_field
 from .renyi import RenyiBound
 from .run import Draws, Proposal, sample
 from .slice import elliptical_slice
@@ -19,8 +21,8 @@ from .whiten import whitened
 
 __all__ = [
     "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "PyroKernel", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "adapt_step_size", "annealed",
-    "elliptical_slice", "em", "fit", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin",
-    "last_draws", "log_density", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "point_e_step", "replicas", "sample",
-    "tuned", "warm_up", "whitened",
+    "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "WindowDensity", "Windows",
+    "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "frame_windows", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step",
+    "guide_quality", "hmc", "langevin", "last_draws", "log_density", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering",
+    "point_e_step", "receptive_field", "replicas", "sample", "tuned", "warm_up", "whitened", "windowed",
 ]

@@ -111,6 +111,10 @@ class LogDensity:
         trimmed = per_block.reshape(per_block.shape[per_block.dim() - lead :]) if per_block.dim() > lead else per_block
         return trimmed.reshape(*trimmed.shape, *(1,) * event)
 
+    def shaped(self, name: str, value: Tensor) -> Tensor:
+        """A value that broadcasts against the site of that name, in the shape of its position."""
+        return value.expand(self._start[name].shape)
+
     def tempered(self, temperature: float | Tensor, likelihood_power: float | Tensor) -> LogDensity:
         """The same density with these in place of its own; see :func:`log_density`."""
         other = copy.copy(self)

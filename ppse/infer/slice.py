@@ -92,8 +92,8 @@ def _prior(target: LogDensity) -> dict[str, tuple[Tensor, Tensor]]:
                 f"elliptical_slice: the prior of site '{name}' depends on the latent sites; expected a Normal(loc, scale) that does not. "
                 f"Use hmc or mala, or alternate kernels over '{name}' and what it depends on with gibbs."
             )
-        shape = start[name].shape
-        prior[name] = law.loc.detach().expand(shape), (_per_site(target, target.temperature**0.5, None)[name] * law.scale.detach()).expand(shape)
+        spread = _per_site(target, target.temperature**0.5, None)[name]
+        prior[name] = target.shaped(name, law.loc.detach()), spread * target.shaped(name, law.scale.detach())
     return prior
 
 
