@@ -16,20 +16,31 @@ from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, reme
 class FrameEncoder(nn.Module):
     """The law of z_t from one frame: the encoder of a VAE, for clean speech.
 
-    Maps an STFT (…, T, F) of unit level to a Normal of shape (…, T, L). The input is log(|s|^2 + floor).
+    Maps an STFT (…, T, F) of unit level to a Normal of shape (…, T, L).
 
     It keeps the contract of every encoder: called with (x, observed), it returns the law of the latents, of shape (…, T, L) and
     without event dims, whose ``mean`` and ``stddev`` tell where to start and how far to go.
+
+    Args:
+        n_freqs, n_latent: F and L.
+        hidden: sizes of the dense layers.
+        log_input: whether it reads log(|s|^2 + floor) and the law is never wider than the prior, as ours; or reads |s|^2 and gives a
+            log-variance without bounds, as the published ones.
+        activation: class of the activations.
     """
 
-    def __init__(self, n_freqs: int, n_latent: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, n_freqs: int, n_latent: int, hidden: Sequence[int], *, log_input: bool = True, activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
         super().__init__()
-        self.network = perceptron([n_freqs, *hidden, 2 * n_latent])
+        self.log_input = log_input
+        self.network = perceptron([n_freqs, *hidden, 2 * n_latent], activation)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         """``observed`` is what every encoder is told; here no frame sees another, so it changes nothing."""
-        loc, scale = self.network(log_power(x)).chunk(2, -1)
-        return Normal(loc, scale.sigmoid())  # never wider than the prior: rare wide frames would ruin the ELBO
+        loc, scale = self.network(log_power(x) if self.log_input else power(x)).chunk(2, -1)
+        # Never wider than the prior where we train it: rare wide frames would ruin the ELBO.
+        return Normal(loc, scale.sigmoid() if self.log_input else (0.5 * scale).exp())
 
 
 class RecurrentEncoder(nn.Module):

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
+from torch import nn
 
 from ..distributions import ComplexNormal
 from ..mixture import Frames
@@ -27,20 +28,27 @@ class VAESpeech(PyroModule):
     Args:
         n_freqs: F.
         n_latent: L, dimension of z.
-        hidden: sizes of the tanh layers of the decoder; the encoder has them in reverse.
+        hidden: sizes of the hidden layers of the decoder; the encoder has them in reverse.
         context: size of the recurrent layers of the noisy encoder; 0 for none.
+        log_input: whether the encoder is ours, or as published (:class:`ppse.models.encoders.FrameEncoder`).
+        relu: whether the hidden layers have ReLU activations, instead of tanh.
 
     References:
         Leglaive, Girin & Horaud (2018); Sadeghi et al. (2020), Audio-visual speech enhancement using
         conditional variational auto-encoders (architecture and training of the encoder and decoder).
     """
 
-    def __init__(self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0) -> None:
+    def __init__(
+        self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0, *, log_input: bool = True, relu: bool = False,
+    ) -> None:
         super().__init__()
-        self.settings = {"n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context}
+        self.settings = {
+            "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context, "log_input": log_input, "relu": relu,
+        }
         self.n_freqs, self.n_latent = n_freqs, n_latent
-        self.decoder = perceptron([n_latent, *hidden, n_freqs])
-        self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)))
+        activation = nn.ReLU if relu else nn.Tanh
+        self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
+        self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)), log_input=log_input, activation=activation)
         self.listener = Listener(n_freqs, n_latent, context) if context else None
 
     @classmethod
