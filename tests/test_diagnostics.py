@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ppse import STFT, ComplexNormal, Mixture, to_arviz, verdict
 from ppse.convergence import bfmi, by_group, convergence, max_pareto_k, pareto_k
-from ppse.infer import Draws, Group, Proposal, adapt_step_size, gibbs, hmc, log_density, mala, sample
+from ppse.infer import Draws, Group, Info, Proposal, adapt_step_size, gibbs, hmc, log_density, mala, sample
 from ppse.mixture import Frames
 from ppse.models import StationaryNoise, VAESpeech
 from ppse.runs import load_run, save_run
@@ -168,7 +168,7 @@ def _independent(n: int = 1000, frames: int = 40) -> Draws:
     x = torch.zeros(frames, F, dtype=torch.complex64)
     draws = run(Mixture(noise=flicker), x, n=2)
     ones = torch.ones(n, C, frames)
-    stats = draws.stats._replace(acceptance=0.6 * ones, accepted=ones > 0, log_density=-ones, divergent=ones < 0)
+    stats = Info(0.6 * ones, ones > 0, -ones, ones < 0)
     return draws._replace(values={"noise.level": torch.randn(n, C, frames).exp()}, stats=stats)
 
 
@@ -356,7 +356,7 @@ def test_compare_picks_the_noise_model_that_made_the_data(truth: str) -> None:
         # Not from the prior: far below the data the density is so steep that a chain may never come back.
         start = target.init({site: torch.ones(1) for site in target.sites}, jitter=0.3)
         step_size, state = adapt_step_size(lambda e, target=target: mala(target, e), start, 300, 0.01, 0.574)
-        runs[name] = to_arviz(sample(target, mala(target, step_size), state, 500, thin=2), model, x, step_size=step_size)
+        runs[name] = to_arviz(sample(target, mala(target, step_size), state, 500, thin=2), model, x)
         judged = verdict(runs[name])
         assert judged.passed, str(judged)
     assert az.loo(runs["coloured"], pointwise=True).pareto_k.max() < 0.7

@@ -170,4 +170,4 @@ def test_a_group_that_moves_twice_in_a_sweep_is_reported_once() -> None:
     never, always = (Group(("b",), lambda t, e=e: metropolis(t, e)) for e in (1e8, 1e-9))
     _, info = (kernel := gibbs(target, never, Group(("z",), lambda t: metropolis(t, 0.1)), always)).step(kernel.init(target.init()))
     assert info.groups is not None and list(info.groups) == ["b", "z"]
-    assert torch.allclose(info.groups["b"].acceptance, torch.full((CHAINS, 1), 0.5)) and info.groups["b"].accepted.all()
+    assert torch.allclose(info.groups["b"].acceptance, torch.full_like(info.acceptance, 0.5)) and info.groups["b"].accepted.all()
