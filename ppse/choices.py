@@ -10,10 +10,14 @@ import typer
 from . import methods
 from .enhance import RANK, SPACING
 from .mixture import Mixture
-from .models import NMFNoise, StationaryNoise, VAESpeech
+from .models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from .weights import load_any
 
 METHODS = {maker.__name__: maker for maker in methods.ALL}
 """Makers of methods by name."""
+
+PRIORS = (VAESpeech, RVAESpeech)
+"""Classes of the speech priors that a weights file can hold."""
 
 
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
@@ -29,7 +33,7 @@ def model(prior: str, noise: str, rank: int | None = None, spacing: int | None =
     if noise == "stationary" and option:
         raise typer.BadParameter(f"noise model 'stationary' has none, that is of nmf; leave {option} out", param_hint=option)
     noise_model = NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise()
-    return Mixture(speech=VAESpeech.pretrained(prior), noise=noise_model)
+    return Mixture(speech=load_any(PRIORS, prior), noise=noise_model)
 
 
 def method(name: str, chains: int | None) -> methods.Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +41,6 @@ def load(cls: type[M], name: str | os.PathLike[str]) -> M:
             shape, or not finite. Nothing in the file is executed.
     """
     path = _located(name)
-    if not path.is_file():
-        raise WeightsError(f"no weights '{name}': not a file, and not one of the shipped {shipped()}")
     tensors, metadata = read(path)
     found = metadata.get("class")
     if metadata.get("format") != FORMAT or found != cls.__name__:
@@ -103,6 +101,17 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], m
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); check the folder, its permissions and the free space") from error
 
 
+def load_any(classes: Sequence[type[M]], name: str | os.PathLike[str]) -> M:
+    """The frozen model in a weights file, of that one of the classes which the file names; as :func:`load`."""
+    path = _located(name)
+    named = read(path)[1].get("class")
+    for cls in classes:
+        if cls.__name__ == named:
+            return load(cls, path)
+    known = ", ".join(cls.__name__ for cls in classes)
+    raise WeightsError(f"{path}: holds {named or 'no model of this package'}, expected one of {known}; give the weights of one of these")
+
+
 def card(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Model card of a weights file: data, licence, training settings, scores."""
     result: dict[str, Any] = json.loads(read(_located(name))[1].get("card", "{}"))
@@ -110,8 +119,11 @@ def card(name: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _located(name: str | os.PathLike[str]) -> Path:
-    """The file of a shipped name, or the path itself."""
-    return SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    """The file of a shipped name, or the path itself. Raises WeightsError when it is no file."""
+    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    if not path.is_file():
+        raise WeightsError(f"no weights '{name}': not a file, and not one of the shipped {shipped()}")
+    return path
 
 
 def annotate(path: str | os.PathLike[str], **entries: Any) -> None:
