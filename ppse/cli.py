@@ -14,6 +14,7 @@ import typer
 
 from . import __version__, audio, batch, choices, evaluation, mixing, pairing, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
+from . import import_dvae as importer
 from .console import INTERRUPTED, Commands, bar, complain, complain_left_out, progress_bars, say
 from .convergence import convergence
 from .diagnostic_plots import write_figures
@@ -153,6 +154,29 @@ def train(
             left_out=lambda reason: complain_left_out([reason]),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
+
+
+@app.command()
+def import_dvae(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of tensors. Nothing in it is executed.", metavar="CHECKPOINT.pt")],
+    config: Annotated[Path, typer.Argument(help="The config.ini that was published beside it.", metavar="CONFIG.ini")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
+    licence: Annotated[str, typer.Option(help="Licence of the checkpoint, for the model card.")] = "",
+) -> None:
+    """Make a speech prior of a published checkpoint of the DVAE family.
+
+    Example: `ppse import-dvae RVAE_final_epoch294.pt config.ini -o rvae.safetensors && ppse enhance noisy.wav -o clean.wav --prior rvae.safetensors`
+
+    Every tensor is checked. What in the STFT of the training differs from the one here is told.
+    """
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"'{out}' should end in .safetensors", param_hint="--out")
+    audio.check_writable(out)
+    model, card = importer.import_dvae(checkpoint, config)
+    weights.write(model, out, card | {"licence": licence})
+    for note in card["notes"]:
+        complain(f"note: {note}")
+    say(f"wrote {out} ({type(model).__name__}); use it: ppse enhance --prior {out} …")
 
 
 @app.command()

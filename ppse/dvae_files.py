@@ -43,15 +43,15 @@ class Network:
             raise WeightsError(f"{self.path}: '{key}' is missing in section [{section}]; give the whole config.ini of this architecture")
         return found
 
-    def number(self, key: str, section: str = "STFT") -> float:
-        """A finite number."""
+    def number(self, key: str, section: str) -> float:
+        """A number, 0 or more."""
         found = self.text(key, section=section)
         try:
             value = float(found)
         except ValueError:
             value = float("nan")
-        if not abs(value) < float("inf"):
-            raise WeightsError(f"{self.path}: {key} = '{found}' in section [{section}]; expected a number")
+        if not 0 <= value < 1e9:
+            raise WeightsError(f"{self.path}: {key} = '{found}' in section [{section}]; expected a number from 0 to 1e9")
         return value
 
     def size(self, key: str) -> int:

@@ -184,7 +184,7 @@ def enhance(
     else:
         samples = _samples(recording)
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
-    method, stft = method or methods.default(), STFT()
+    method, stft = method or methods.default(), _stft(model)
     if window * stft.sample_rate < 2 * stft.n_fft:
         raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
     if draws < 0:
@@ -204,6 +204,14 @@ def enhance(
             _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, progress)
     result.seconds = time.monotonic() - started
     return result
+
+
+def _stft(model: Mixture) -> STFT:
+    """The STFT that has as many frequencies as the networks of the model; where there are none, the usual one."""
+    sizes = {module.n_freqs for module in model.modules() if isinstance(getattr(module, "n_freqs", None), int)}
+    if len(sizes) > 1:
+        raise ValueError(f"enhance: sources of {sorted(sizes)} frequencies in one model; expected the same for all")
+    return STFT.of_freqs(sizes.pop()) if sizes else STFT()
 
 
 def _enhance_channel(

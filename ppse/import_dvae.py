@@ -193,13 +193,10 @@ def _in_our_terms(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tenso
 
 
 def _notes(network: Network) -> list[str]:
-    """What in the STFT of the training differs from the one here."""
-    stft = STFT()
-    wanted = {"fs": stft.sample_rate, "wlen_sec": stft.n_fft / stft.sample_rate, "hop_percent": stft.hop / stft.n_fft, "zp_percent": 0}
-    notes = [
-        f"trained with {key} = {network.number(key):g}, where enhancement has {value:g}"
-        for key, value in wanted.items() if network.number(key) != value
-    ]
-    if network.size("x_dim") != stft.n_freqs:
-        notes.append(f"trained with {network.size('x_dim')} frequencies, where enhancement has {stft.n_freqs}")
-    return notes
+    """What in the STFT of the training differs from the one in which recordings will be enhanced."""
+    stft = STFT.of_freqs(network.size("x_dim"))
+    rate, seconds, hop, padding = (network.number(key, "STFT") for key in ("fs", "wlen_sec", "hop_percent", "zp_percent"))
+    window = 2 ** math.ceil(math.log2(max(1.0, seconds * rate)))  # the next power of two, as published
+    trained = {"sample rate": rate, "samples of a window": window, "of the FFT": window * (1 + padding), "between frames": window * hop}
+    here = dict(zip(trained, (stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop), strict=True))
+    return [f"{what}: {value:g} in the training, {here[what]} here" for what, value in trained.items() if value != here[what]]

@@ -47,6 +47,16 @@ class STFT:
                 f"STFT: hop={self.hop} must divide n_fft={self.n_fft} at least twice, or the sine window is no tight frame"
             )
 
+    @classmethod
+    def of_freqs(cls, n_freqs: int) -> STFT:
+        """The one with ``n_freqs`` bins, its hop a quarter of the window where that is whole, else half of it.
+
+        >>> STFT.of_freqs(513) == STFT()
+        True
+        """
+        n_fft = 2 * (n_freqs - 1)
+        return cls(n_fft, n_fft // 2 if n_fft % 4 else n_fft // 4)
+
     @property
     def n_freqs(self) -> int:
         """F, the number of bins from 0 Hz to Nyquist."""
