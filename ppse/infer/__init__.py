@@ -8,6 +8,7 @@ from .frame_windows import WindowDensity, Windows, frame_windows, windowed
 from .gibbs import Group, gibbs
 from .guide_quality import GuideQuality, guide_quality
 from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
+from .per_frame import per_frame_acceptance
 from .proposals import guide_draws
 from .pyro_mcmc import PyroKernel, nuts
 from .receptive_field import ReceptiveField, receptive_field
@@ -24,5 +25,5 @@ __all__ = [
     "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "WindowDensity", "Windows",
     "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "frame_windows", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step",
     "guide_quality", "hmc", "langevin", "last_draws", "log_density", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering",
-    "point_e_step", "receptive_field", "replicas", "sample", "tuned", "warm_up", "whitened", "windowed",
+    "per_frame_acceptance", "point_e_step", "receptive_field", "replicas", "sample", "tuned", "warm_up", "whitened", "windowed",
 ]

@@ -11,7 +11,8 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from .density import LogDensity, Position
+from .blocks import is_random
+from .density import LogDensity, Position, plate_dims
 from .gibbs import Conditional, _per_block
 from .kernels import Info, Kernel, State, _without_gradient
 from .receptive_field import FRAMES, ReceptiveField, frame_terms, receptive_field
@@ -22,7 +23,7 @@ class Windows(NamedTuple):
 
     Attributes:
         size: frames of a window.
-        count: windows that move at once, each accepted on its own: so many that no term of the density depends on two of them.
+        parallel: windows that move at once, each accepted on its own: so many that no term of the density depends on two of them.
         moves: per sweep, so that every frame moves at least once.
         frames: of the recording.
         reach: of the terms of the density (:func:`receptive_field`).
@@ -30,7 +31,7 @@ class Windows(NamedTuple):
     """
 
     size: int
-    count: int
+    parallel: int
     moves: int
     frames: int
     reach: ReceptiveField
@@ -39,8 +40,8 @@ class Windows(NamedTuple):
     def __str__(self) -> str:
         before, after = self.reach
         reach = f"the density of a frame depends on {before} frames before and {after} after it"
-        many = f"{self.count} windows of {self.size} frames move side by side; {self.moves} moves a sweep of {self.frames} frames"
-        if self.count > 1:
+        many = f"{self.parallel} windows of {self.size} frames move side by side; {self.moves} moves a sweep of {self.frames} frames"
+        if self.parallel > 1:
             return f"{many}, as {reach}"
         if self.size == self.frames:
             return f"one window holds all {self.frames} frames"
@@ -79,12 +80,15 @@ class WindowDensity(LogDensity):
 
     def __init__(self, joint: LogDensity, windows: Windows) -> None:
         terms = frame_terms(joint)
+        for what, value in (("temperature", joint.temperature), ("likelihood power", joint.likelihood_power)):
+            if isinstance(value, Tensor) and value.dim() and value.shape[-1] > 1:
+                raise ValueError(f"windowed: a {what} of shape {tuple(value.shape)}; expected one for all frames, such as (chains, 1)")
         self.__dict__.update(vars(terms))
         self._joint, self._windows, self._held = joint, windows, joint.init()
         self._event_dims = dict.fromkeys(joint.sites, 1)
         self.plates = {name: {k: v for k, v in inside.items() if k != FRAMES} | {"windows": -1} for name, inside in joint.plates.items()}
         self.block = tuple(sorted((set(terms.block) - {FRAMES}) | {"windows"}))
-        self.shape = torch.Size((*terms.shape[:-1], windows.count))
+        self.shape = torch.Size((*terms.shape[:-1], windows.parallel))
         self._device = next(iter(self._held.values())).device
         self._place(0)
         self._start = self.local(self._held)
@@ -112,18 +116,21 @@ class WindowDensity(LogDensity):
     def shaped(self, name: str, value: Tensor) -> Tensor:
         value = self._joint.shaped(name, value)
         dim = value.dim() - 1 - self._joint.event_dim(name)
-        return value.index_select(dim, self._frames).unflatten(dim, (self._windows.count, -1)).flatten(dim + 1)
-
-    def block_sum(self, values: Position) -> Tensor:
-        return torch.stack([super(WindowDensity, self)._reduced(value.sum(-1)).expand(self.shape) for value in values.values()]).sum(0)
-
-    def _reduced(self, log_prob: Tensor) -> Tensor:
-        """The terms that depend on each window. One outside of the frames does so only if there is a single window; else it is a constant."""
-        terms = super()._reduced(log_prob)
-        return terms if terms.shape[-1] == 1 else terms.index_select(-1, self._terms).unflatten(-1, (self._windows.count, -1)).sum(-1)
+        return value.index_select(dim, self._frames).unflatten(dim, (self._windows.parallel, -1)).flatten(dim + 1)
 
     def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
-        return self._joint._at(self.whole(position))
+        trace, log_jacobian = self._joint._at(self.whole(position))
+        inside = {name for name, site in trace.nodes.items() if is_random(site) and FRAMES in plate_dims(site)}
+        for name, site in trace.nodes.items():
+            if is_random(site):
+                site["log_prob"] = self._by_window(site["log_prob"], name in inside)
+        return trace, {name: self._by_window(value, name in inside) for name, value in log_jacobian.items()}
+
+    def _by_window(self, terms: Tensor, inside: bool) -> Tensor:
+        """The sum of the terms that depend on each window. Terms outside of the frames do so if there is one window; else they are constant."""
+        if not inside:
+            return terms.sum(-1, keepdim=True) if terms.dim() else terms
+        return terms.index_select(-1, self._terms).unflatten(-1, (self._windows.parallel, -1)).sum(-1)
 
     def _put(self, name: str, value: Tensor) -> Tensor:
         held = self._held[name]
@@ -132,7 +139,7 @@ class WindowDensity(LogDensity):
         return held.index_copy(dim, self._frames, rows)
 
     def _place(self, first: int) -> None:
-        size, count, frames = self._windows.size, self._windows.count, self._windows.frames
+        size, count, frames = self._windows.size, self._windows.parallel, self._windows.frames
         before, after = self._windows.reach
         starts = first + torch.arange(count, device=self._device).unsqueeze(-1) * frames // count
 

@@ -22,6 +22,9 @@ class Whitened(LogDensity):
     def _at(self, position: Position) -> tuple[poutine.Trace, Position]:
         return self._target._at({name: self.map(name, value) for name, value in position.items()})
 
+    def shaped(self, name: str, value: Tensor) -> Tensor:
+        return self._target.shaped(name, value)
+
     def map(self, name: str, value: Tensor, *, transpose: bool = False, inverse: bool = False) -> Tensor:
         """The factor, its transpose, its inverse or both, times the last event dim of a value shaped like the site of that name."""
         if name not in self._factor:
