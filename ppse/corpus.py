@@ -120,6 +120,10 @@ class Speech:
 
         A file is chosen by its length; one that is too short is repeated.
         """
+        return self.sequences(count, frames, generator)[0]
+
+    def sequences(self, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As :meth:`segments`, and which frames are of one piece, boolean (count, frames, 1): those before a file that is too short repeats."""
         stft = self.stft
         samples = (frames - 1) * stft.hop + stft.n_fft
         middle = torch.randint(self._all.numel(), (count,), generator=generator)
@@ -129,4 +133,5 @@ class Speech:
         first = ((middle - start).to(torch.float64) / length * (spare + 1)).long().clamp_max(spare)
         index = start.unsqueeze(1) + (first.unsqueeze(1) + torch.arange(samples)) % length.unsqueeze(1)
         wave = self._all[index]
-        return torch.fft.rfft(wave.unfold(-1, stft.n_fft, stft.hop) * stft.window(wave), norm="ortho")
+        whole = torch.arange(frames) < ((length - stft.n_fft) // stft.hop + 1).unsqueeze(1)
+        return torch.fft.rfft(wave.unfold(-1, stft.n_fft, stft.hop) * stft.window(wave), norm="ortho"), whole.unsqueeze(-1)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from . import weights
 from .corpus import Speech
-from .models import VAESpeech
 
 
 class TrainingError(ValueError):
@@ -38,21 +37,33 @@ class Epoch(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How long and how fast to train: Adam, learning rate falling along a cosine, early stopping."""
+    """How long and how fast to train: Adam, learning rate falling along a cosine, early stopping.
+
+    The weight of the KL divergence in the loss rises in equal steps to ``beta`` during the first ``warm_up`` epochs, so that a strong
+    decoder learns to use the latents before they cost anything. Validation has the full weight from the start. With ``mixed``
+    precision the matrix products of training, not of validation, are in bfloat16 where the processor or GPU can.
+    """
 
     epochs: int = 60
     learning_rate: float = 1e-3
     final_learning_rate: float = 5e-5
     patience: int = 10
     seed: int = 0
+    beta: float = 1.0
+    warm_up: int = 0
+    mixed: bool = False
+
+    def kl_weight(self, epoch: int) -> float:
+        """Of the KL divergence in that epoch, the first being 0."""
+        return self.beta * min(1.0, (epoch + 1) / (self.warm_up + 1))
 
 
-Batch = Callable[[Speech, torch.Generator], Tensor]
+Batch = Callable[[Speech, torch.Generator, float], Tensor]
 Report = Callable[[Epoch, list[Epoch]], None]
 
 
 def optimise(
-    model: VAESpeech, parameters: list[nn.Parameter], loss: Batch, training: Speech, validation: Speech, steps: int,
+    model: nn.Module, parameters: list[nn.Parameter], loss: Batch, training: Speech, validation: Speech, steps: int,
     out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None,
 ) -> list[Epoch]:
     """Minimise a loss by Adam, in place, and write the weights of the best epoch to ``out``.
@@ -63,7 +74,7 @@ def optimise(
     Args:
         model: its weights at the best epoch are written, and are what it has in the end.
         parameters: which of the model are trained.
-        loss: (data, generator) → loss of a random batch, in nats per frame.
+        loss: (data, generator, weight of the KL divergence) → loss of a random batch, in nats per frame.
         steps: batches per epoch.
         out: weights file; the state of an unfinished run is beside it, with suffix ``.resume``.
 
@@ -74,13 +85,14 @@ def optimise(
         WeightsError: when the state is damaged, of another training, or without the weights that belong to it.
         TrainingError: when a loss or gradient is not finite.
     """
-    identity = {
+    identity: dict[str, object] = {
         "card": {key: value for key, value in card.items() if key != "versions"}, "schedule": schedule._asdict(), "sizes": model.settings,
         "stage": [list(p.shape) for p in parameters], "steps": steps, "data": [training.fingerprint, validation.fingerprint],
     }
     out, resume = Path(out), Path(out).with_suffix(".resume")
     optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     log: list[Epoch] = []
+    checks = max(1, min(40, round(steps * validation.n_frames / training.n_frames)))
     if resume.exists():
         log = _restore(resume, out, identity, model, parameters, optimiser)
     with pyro.validation_enabled(False):
@@ -99,14 +111,15 @@ def optimise(
                 model.train()
                 for step in range(steps):
                     optimiser.zero_grad()
-                    value = loss(training, generator)
+                    with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=schedule.mixed):
+                        value = loss(training, generator, schedule.kl_weight(epoch))
                     value.backward()
                     norm = nn.utils.clip_grad_norm_(parameters, 100.0)
                     _assert_finite(out, epoch, {f"loss of training step {step + 1}": value.item(), f"gradient of step {step + 1}": norm.item()})
                     optimiser.step()
                     total += value.item()
                 model.eval()
-                check = _validate(loss, validation, schedule.seed)
+                check = _validate(loss, validation, schedule, checks)
                 _assert_finite(out, epoch, {"validation loss": check})
             log.append(Epoch(epoch, total / steps, check, rate, time.monotonic() - start))
             if check < best:
@@ -120,12 +133,12 @@ def optimise(
     return log
 
 
-def _validate(loss: Batch, validation: Speech, seed: int, batches: int = 40) -> float:
+def _validate(loss: Batch, validation: Speech, schedule: Schedule, batches: int) -> float:
     """Mean loss over the same random batches of held-out speech at every epoch."""
-    generator = torch.Generator().manual_seed(seed + 1)
-    torch.manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(schedule.seed + 1)
+    torch.manual_seed(schedule.seed + 1)
     with torch.no_grad():
-        return sum(loss(validation, generator).item() for _ in range(batches)) / batches
+        return sum(loss(validation, generator, schedule.beta).item() for _ in range(batches)) / batches
 
 
 def _assert_finite(out: Path, epoch: int, values: dict[str, float]) -> None:

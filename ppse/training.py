@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 from pyro.distributions import Normal
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from . import simulate
 from .corpus import Speech
 from .distributions import ComplexNormal
+from .elbo import negative_elbo
 from .guides import EncoderGuide
 from .mixture import Mixture
-from .models import VAESpeech
+from .models import RVAESpeech, VAESpeech
 from .optimisation import Epoch, Report, Schedule, TrainingError, optimise
 from .stft import POWER_FLOOR, level
 
@@ -72,15 +72,39 @@ def train(
     """
     model = Mixture(speech=vae)
     guide = EncoderGuide({"speech.z": vae.encoder})
-    elbo = TraceMeanField_ELBO()
 
-    def loss(speech: Speech, generator: torch.Generator) -> Tensor:
+    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
         s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1)
-        return elbo.differentiable_loss(model, guide, floored(s)) / s.shape[-2]
+        return negative_elbo(model, guide, floored(s), beta=beta) / s.shape[-2]
 
     steps = math.ceil(training.n_frames / batch)
     parameters = [*vae.encoder.parameters(), *vae.decoder.parameters()]
     return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+
+
+def train_sequences(
+    prior: RVAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
+    batch: int = 64, frames: int = 50, card: dict[str, object] | None = None, report: Report | None = None,
+) -> list[Epoch]:
+    """Fit a prior with memory over frames, and its encoder, to stretches of clean speech; see :func:`train`.
+
+    Recordings shorter than a stretch are masked behind their end.
+
+    Args:
+        batch, frames: stretches per step, and their length.
+    """
+    model = Mixture(speech=prior)
+    guide = EncoderGuide({"speech.z": prior.encoder})
+
+    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
+        s, whole = speech.sequences(batch, frames, generator)
+        s, whole = floored(at_random_level(s, generator)).unsqueeze(1), whole.unsqueeze(1)
+        observed = None if bool(whole.all()) else whole
+        model.start(s, observed)
+        return negative_elbo(model, guide, s, observed, beta) / int(whole.sum())
+
+    steps = math.ceil(training.n_frames / (batch * frames))
+    return optimise(prior, list(prior.parameters()), loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
 
 
 def train_noisy_encoder(
@@ -108,9 +132,8 @@ def train_noisy_encoder(
     parameters = list(encoder.listener.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
-    elbo = TraceMeanField_ELBO()
 
-    def loss(speech: Speech, generator: torch.Generator) -> Tensor:
+    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
         clean, noise = noisy_segments(speech, batch, frames, generator)
         law = ComplexNormal(0j, local_power(noise))
         model = Mixture(speech=vae, noise=lambda _: law)
@@ -118,7 +141,7 @@ def train_noisy_encoder(
         guide = EncoderGuide({"speech.z": _Read(encoder.read(clean + noise, heard))})
         expected = _circular(clean.abs().square() + law.var + POWER_FLOOR)
         unheard = -ComplexNormal(0j, heard.noise + POWER_FLOOR).log_prob(_circular(law.var + POWER_FLOOR)).sum()
-        return (elbo.differentiable_loss(model, guide, expected) + unheard) / (batch * frames)
+        return (negative_elbo(model, guide, expected, beta=beta) + unheard) / (batch * frames)
 
     steps = math.ceil(training.n_frames / (batch * frames))
     return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
