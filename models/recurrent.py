@@ -128,7 +128,7 @@ class RecurrentNormal(TorchDistribution):
     def variance(self) -> Tensor:
         return cast(Tensor, self._means.scale.square())
 
-    @property
+    @cached_property
     def _means(self) -> Normal:
         return self._path(self.context.new_zeros(self.batch_shape))[1]
 
