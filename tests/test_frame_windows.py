@@ -1,5 +1,6 @@
 """Samplers of coupled frames against the Kalman smoother: whole utterances and windows of frames as blocks, chains and recurrent decoders."""
 
+import math
 from collections.abc import Callable
 
 import pyro
@@ -171,7 +172,7 @@ def test_every_sweep_moves_every_frame_and_windows_keep_their_distance(frames: i
 
     target = log_density(plain, block=())
     count = max(1, frames // (size + sum(reach)))
-    windows = Windows(size, count, -(-(-(-frames // count)) // size), frames, ReceptiveField(*reach), ("z",))
+    windows = Windows(size, count, math.ceil(math.ceil(frames / count) / size), frames, ReceptiveField(*reach), ("z",))
     seen = []
 
     def watched(t: WindowDensity) -> Kernel:
@@ -246,7 +247,7 @@ def test_refuses_what_has_no_windows() -> None:
     assert draws["z"].isfinite().all() and (draws["z"][0] != draws["z"][2]).all()
 
 
-SPEECH = torch.ones(150, 1, T, 4, dtype=torch.complex128)
+SPEECH = torch.ones(300, 1, T, 4, dtype=torch.complex128)
 
 
 @pytest.mark.slow
@@ -260,6 +261,12 @@ def test_windows_are_calibrated_through_the_mixture_graph() -> None:
     model.start(0.1 * SPEECH)
 
     def windows(target: LogDensity) -> Kernel:
-        return windowed(target, frame_windows(target, 2), lambda t: hmc(t, 0.4, 3))
+        return windowed(target, frame_windows(target, 2), lambda t: hmc(t, 0.5, 3))
 
-    assert_calibrated(calibrate(model, SPEECH, around_truth(model, windows, draws=9, thin=3)))
+    def single_frames(target: LogDensity) -> Kernel:
+        return per_frame_acceptance(target, lambda t: mala(t, 0.5))
+
+    right, wrong = (calibrate(model, SPEECH, around_truth(model, kernel, draws=9, thin=3)) for kernel in (windows, single_frames))
+    assert_calibrated(right)
+    with pytest.raises(AssertionError, match=r"ranks of the truth are not uniform, p-values .*log_prior"):
+        assert_calibrated(wrong)
