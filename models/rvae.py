@@ -7,22 +7,21 @@ from typing import Self
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import nn
 
 from ..distributions import ComplexNormal
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
-from ..weights import load
+from .dynamical import DynamicalVAE
 from .encoders import RecurrentEncoder, perceptron
-from .recurrent import Layers, Lengths, Recurrence, lengths
+from .recurrent import Layers, Recurrence
 
 
-class RVAESpeech(PyroModule):
+class RVAESpeech(DynamicalVAE):
     """z_t ~ N(0, I_L), s_t | z ~ CN(0, diag exp d(h_t) + POWER_FLOOR), h an LSTM over z_1:T, or over z_1:t when causal.
 
-    Site: ``z``, one vector of L per frame, independent a priori. As the LSTM ties the frames, samplers accept whole utterances.
-    ``encoder`` is the matching approximate posterior q(z_t | z_<t, s_1:T), or q(z_t | z_<t, s_t:T) when causal, for *clean* speech.
+    Site: ``z``, one vector of L per frame, independent a priori. ``encoder`` is the matching approximate posterior q(z_t | z_<t, s_1:T),
+    or q(z_t | z_<t, s_t:T) when causal, for *clean* speech.
 
     Args:
         n_freqs: F.
@@ -38,6 +37,8 @@ class RVAESpeech(PyroModule):
     References:
         Leglaive, Alameda-Pineda, Girin & Horaud (2020), A recurrent variational autoencoder for speech enhancement.
     """
+
+    encoder: RecurrentEncoder
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 16, hidden: int = 128, causal: bool = False, *, decoder: Layers | None = None,
@@ -58,29 +59,11 @@ class RVAESpeech(PyroModule):
         self.encoder = RecurrentEncoder(
             n_freqs, n_latent, layers["reader"], layers["past"], backward=backward, log_input=log_input, activation=activation,
         )
-        self._lengths: Lengths | None = None
 
     @classmethod
     def pretrained(cls, name: str = "rvae") -> Self:
-        """The prior shipped with the package under ``name``, or the one in the file of that path, frozen.
-
-        Raises:
-            WeightsError: when there is no such file, or it does not hold an RVAESpeech.
-        """
-        return load(cls, name)
-
-    @property
-    def noisy_encoder(self) -> None:
-        """None: :func:`ppse.guides.starting_guide` lends it the ears of the shipped VAE."""
-        return None
-
-    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """Where the utterances end, so that the padding of a batch does not reach them on the way back through the frames."""
-        self._lengths = lengths(observed, x)
-
-    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """As :meth:`start`."""
-        self.start(x, observed)
+        """As :meth:`DynamicalVAE.pretrained`; shipped are "rvae" and "rvae_causal"."""
+        return super().pretrained(name)
 
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
@@ -90,4 +73,4 @@ class RVAESpeech(PyroModule):
         zero = next(decoder.parameters()).new_zeros(self.n_latent)
         with frames:
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
-        return ComplexNormal(0j, decoder(memory(z, self._lengths)).exp() + POWER_FLOOR)
+        return ComplexNormal(0j, decoder(memory(z, self.lengths)).exp() + POWER_FLOOR)

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from . import audio, corpus, provenance, training, weights
 from .models import VAESpeech
+from .models.dynamical import DynamicalVAE
 from .stft import STFT
 
 
@@ -37,8 +39,31 @@ class Recipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class SequenceRecipe:
+    """Settings of :func:`train_sequence_prior`; those of the shipped priors unless said otherwise.
+
+    Attributes:
+        epochs, learning_rate, beta, warm_up, mixed: as in :class:`ppse.training.Schedule`.
+        batch, frames: stretches of speech per step, and their length.
+        patience, validation, seed: as in :class:`Recipe`.
+    """
+
+    epochs: int = 40
+    learning_rate: float = 2e-3
+    beta: float = 1.0
+    warm_up: int = 4
+    mixed: bool = True
+    batch: int = 64
+    frames: int = 50
+    patience: int = 99
+    validation: float = 0.05
+    seed: int = 0
+
+
+M = TypeVar("M", bound=nn.Module)
 Report = Callable[[str, list[training.Epoch]], None]
-"""Called after every epoch with the stage ("vae" or "noisy") and its log."""
+"""Called after every epoch with the stage ("vae", "noisy" or "sequences") and its log."""
 
 
 def train_prior(
@@ -63,29 +88,12 @@ def train_prior(
     """
     recipe = recipe or Recipe()
     audio.check_writable(out)
-    files, held = corpus.split(audio.find(inputs), recipe.validation, recipe.seed)
-    total = len(files) + len(held)
-    speech = corpus.Speech(files, STFT(), lambda i, _: reading(i, total) if reading else None)
-    others = corpus.Speech(held, STFT(), lambda i, _: reading(len(files) + i, total) if reading else None)
-    reasons = [*speech.left_out.values(), *others.left_out.values()]
-    for reason in reasons:
-        if left_out:
-            left_out(reason)
-    card: dict[str, Any] = {
-        "data": [Path(i).name for i in inputs], "data_note": note, "licence": licence,
-        "hours": {"training": round(speech.hours, 4), "validation": round(others.hours, 4)},
-        "files": {"used": total - len(reasons), "left_out": len(reasons)},
-        "noise": "simulated (ppse.simulate), none recorded", "recipe": asdict(recipe),
-        "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
-        "scores": {},  # of an evaluation, see weights.annotate
-    }
+    speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
     first = out.with_suffix(".vae.safetensors") if recipe.context else out
     finished = [_finished(path, card) for path in (first, out)]
     if finished[-1]:
-        raise weights.WeightsError(f"{out}: is there already, of the same data and settings; delete it to train it again")
-    with torch.random.fork_rng():  # the generator of the caller stays as it was
-        torch.manual_seed(recipe.seed)
-        vae = VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context)
+        raise weights.WeightsError(ALREADY.format(out))
+    vae = _seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
     schedule = training.Schedule(recipe.epochs, final_learning_rate=2e-5, patience=recipe.patience, seed=recipe.seed)
     if finished[0]:
         vae.load_state_dict(weights.read(first)[0])
@@ -100,6 +108,67 @@ def train_prior(
         _finish(vae, out)
 
 
+def train_sequence_prior(
+    make: Callable[[], DynamicalVAE], inputs: Sequence[str], out: Path, recipe: SequenceRecipe | None = None, *, note: str = "",
+    licence: str = "", report: Report | None = None, reading: Callable[[int, int], None] | None = None,
+    left_out: Callable[[str], None] | None = None,
+) -> None:
+    """Train a speech prior with memory over frames and write it to ``out``; see :func:`train_prior`.
+
+    Args:
+        make: the untrained prior, e.g. ``lambda: RVAESpeech(causal=True)``; its weights are drawn from the seed of the recipe.
+        report: called after every epoch with the stage "sequences".
+    """
+    recipe = recipe or SequenceRecipe()
+    audio.check_writable(out)
+    speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
+    if _finished(out, card):
+        raise weights.WeightsError(ALREADY.format(out))
+    prior = _seeded(recipe.seed, make)
+    schedule = training.Schedule(
+        recipe.epochs, recipe.learning_rate, patience=recipe.patience, seed=recipe.seed, beta=recipe.beta, warm_up=recipe.warm_up,
+        mixed=recipe.mixed,
+    )
+    training.train_sequences(
+        prior, speech, others, out, schedule, recipe.batch, recipe.frames, card, lambda _, log: report("sequences", log) if report else None,
+    )
+    _finish(prior, out)
+
+
+ALREADY = "{}: is there already, of the same data and settings; delete it to train it again"
+
+
+def _data(
+    inputs: Sequence[str], recipe: dict[str, Any], validation: float, seed: int, note: str, licence: str,
+    reading: Callable[[int, int], None] | None, left_out: Callable[[str], None] | None,
+) -> tuple[corpus.Speech, corpus.Speech, dict[str, Any]]:
+    """Speech for training and for validation, and the model card."""
+    files, held = corpus.split(audio.find(inputs), validation, seed)
+    total = len(files) + len(held)
+    speech = corpus.Speech(files, STFT(), lambda i, _: reading(i, total) if reading else None)
+    others = corpus.Speech(held, STFT(), lambda i, _: reading(len(files) + i, total) if reading else None)
+    reasons = [*speech.left_out.values(), *others.left_out.values()]
+    for reason in reasons:
+        if left_out:
+            left_out(reason)
+    card: dict[str, Any] = {
+        "data": [Path(i).name for i in inputs], "data_note": note, "licence": licence,
+        "hours": {"training": round(speech.hours, 4), "validation": round(others.hours, 4)},
+        "files": {"used": total - len(reasons), "left_out": len(reasons)},
+        "noise": "simulated (ppse.simulate), none recorded", "recipe": recipe,
+        "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
+        "scores": {},  # of an evaluation, see weights.annotate
+    }
+    return speech, others, card
+
+
+def _seeded(seed: int, make: Callable[[], M]) -> M:
+    """What is made with a generator of that seed; that of the caller stays as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
 def _finished(path: Path, card: dict[str, Any]) -> bool:
     """Whether a stage of this very training is done; refuses what another one left."""
     if not path.exists():
@@ -112,5 +181,5 @@ def _finished(path: Path, card: dict[str, Any]) -> bool:
     return bool(found.get("finished"))
 
 
-def _finish(vae: VAESpeech, path: Path) -> None:
-    weights.write(vae, path, weights.card(path) | {"finished": True})
+def _finish(prior: nn.Module, path: Path) -> None:
+    weights.write(prior, path, weights.card(path) | {"finished": True})

@@ -21,7 +21,8 @@ from .distributions import ComplexNormal
 from .elbo import negative_elbo
 from .guides import EncoderGuide
 from .mixture import Mixture
-from .models import RVAESpeech, VAESpeech
+from .models import VAESpeech
+from .models.dynamical import DynamicalVAE
 from .optimisation import Epoch, Report, Schedule, TrainingError, optimise
 from .stft import POWER_FLOOR, level
 
@@ -83,7 +84,7 @@ def train(
 
 
 def train_sequences(
-    prior: RVAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
+    prior: DynamicalVAE, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
     batch: int = 64, frames: int = 50, card: dict[str, object] | None = None, report: Report | None = None,
 ) -> list[Epoch]:
     """Fit a prior with memory over frames, and its encoder, to stretches of clean speech; see :func:`train`.
