@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 import typer
@@ -11,6 +12,8 @@ from . import methods
 from .enhance import RANK, SPACING
 from .mixture import Mixture
 from .models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from .models.dynamical import DynamicalVAE
+from .models.recurrent import Layers
 from .weights import load_any
 
 METHODS = {maker.__name__: maker for maker in methods.ALL}
@@ -18,6 +21,12 @@ METHODS = {maker.__name__: maker for maker in methods.ALL}
 
 PRIORS = (VAESpeech, RVAESpeech)
 """Classes of the speech priors that a weights file can hold."""
+
+DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
+    "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
+    "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
+}
+"""Untrained dynamical VAEs by name, of so many latents, with recurrent layers of that size."""
 
 
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:

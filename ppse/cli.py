@@ -137,8 +137,7 @@ def train(
     '-' or '_', and without one off the folder, which suits LibriSpeech, VCTK and TIMIT. What cannot be used is told and left out. Loss
     curves appear beside the weights. An interrupted run goes on where it was.
     """
-    if out.suffix != ".safetensors":
-        raise typer.BadParameter(f"'{out}' should end in .safetensors", param_hint="--out")
+    _check_weights_name(out)
     settings = recipe.Recipe(latent, tuple(hidden), context if noisy_encoder else 0, epochs, noisy_epochs, patience, validation, seed)
     limits = {"vae": epochs, "noisy": noisy_epochs}
     with progress_bars() as progress:
@@ -177,6 +176,56 @@ def import_dvae(
     for note in card["notes"]:
         complain(f"note: {note}")
     say(f"wrote {out} ({type(model).__name__}); use it: ppse enhance --prior {out} …")
+
+
+@app.command()
+def train_dvae(
+    model: Annotated[str, typer.Argument(help=", ".join(choices.DYNAMICAL) + ".")],
+    inputs: Annotated[list[str], typer.Argument(help="Folders of clean speech, two speakers or more.", metavar="SPEECH…")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
+    latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = 32,
+    hidden: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = recipe.SequenceRecipe.epochs,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = recipe.SequenceRecipe.learning_rate,
+    beta: Annotated[float, typer.Option(min=0.0, help="Weight of the KL divergence; 1 for the ELBO.")] = recipe.SequenceRecipe.beta,
+    warm_up: Annotated[int, typer.Option(min=0, help="Epochs during which that weight rises.")] = recipe.SequenceRecipe.warm_up,
+    mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = recipe.SequenceRecipe.mixed,
+    batch: Annotated[int, typer.Option(min=1, help="Stretches of speech per step.")] = recipe.SequenceRecipe.batch,
+    frames: Annotated[int, typer.Option(min=2, help="Frames per stretch.")] = recipe.SequenceRecipe.frames,
+    patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = recipe.SequenceRecipe.patience,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of the data held out, by speaker.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
+    data_note: Annotated[str, typer.Option(help="What the data are, for the model card.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the model card.")] = "",
+) -> None:
+    """Train a speech prior with memory over frames, a dynamical VAE.
+
+    Example: `ppse train-dvae rvae LibriSpeech/train-clean-100 -o rvae.safetensors --licence "CC BY 4.0"`
+
+    As `ppse train`: speakers are read off the file names, and an interrupted run goes on where it was.
+    """
+    _check_weights_name(out)
+    if model not in choices.DYNAMICAL:
+        raise typer.BadParameter(f"no dynamical VAE '{model}'; there are {', '.join(choices.DYNAMICAL)}", param_hint="MODEL")
+    settings = recipe.SequenceRecipe(epochs, learning_rate, beta, warm_up, mixed, batch, frames, patience, validation, seed)
+    with progress_bars() as progress:
+        advance = bar(progress, model)
+
+        def report(_: str, log: list[training.Epoch]) -> None:
+            advance(len(log), epochs)
+            say(f"{model} {len(log)}/{epochs}: {log[-1].sentence}")
+            plots.plot_training(log, out.with_suffix(".png"))
+
+        recipe.train_sequence_prior(
+            lambda: choices.DYNAMICAL[model](latent, hidden), inputs, out, settings, note=data_note, licence=licence, report=report,
+            reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
+        )
+    say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
+
+
+def _check_weights_name(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"'{out}' should end in .safetensors", param_hint="--out")
 
 
 @app.command()

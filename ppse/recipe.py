@@ -49,7 +49,7 @@ class SequenceRecipe:
         patience, validation, seed: as in :class:`Recipe`.
     """
 
-    epochs: int = 40
+    epochs: int = 28
     learning_rate: float = 2e-3
     beta: float = 1.0
     warm_up: int = 4

@@ -24,7 +24,7 @@ from ppse import __version__ as version
 from ppse import audio, batch, choices, cli, demo, methods, runs, weights
 from ppse.enhance import RANK, SPACING
 from ppse.mixture import Mixture
-from ppse.models import NMFNoise, VAESpeech
+from ppse.models import NMFNoise, RVAESpeech, VAESpeech
 
 RATE = 16_000
 
@@ -331,6 +331,8 @@ WRONG = {
     "name of a run": ["enhance", "a.wav", "-o", "o", "--save-run", "run.txt"],
     "negative draws": ["enhance", "a.wav", "-o", "o", "--draws", "-1"],
     "weights name": ["train", "speech", "-o", "prior.pt"],
+    "weights name of a dynamical VAE": ["train-dvae", "rvae", "speech", "-o", "prior.pt"],
+    "dynamical VAE": ["train-dvae", "rnn", "speech", "-o", "prior.safetensors"],
     "what to compare": ["evaluate", "o"],
 }
 
@@ -349,7 +351,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert kind not in NAMED or NAMED[kind] in out
 
 
-@pytest.mark.parametrize("command", ["enhance", "train", "mix", "evaluate", "sample", "demo"])
+@pytest.mark.parametrize("command", ["enhance", "train", "train-dvae", "mix", "evaluate", "sample", "demo"])
 def test_help_names_every_command_and_its_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     code, out = run(command, "--help", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0 and f"ppse {command}" in out and "--out" in out or command == "evaluate" and "--manifest" in out
@@ -452,6 +454,20 @@ def test_train_and_use_the_weights(ppse, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", wave(), RATE)
     assert ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", out)[0] == 0
     assert ppse("sample", "-o", tmp_path / "s.wav", "--prior", out, "--seconds", "0.5")[0] == 0
+
+
+@pytest.mark.slow
+def test_train_a_dynamical_vae_and_use_it(ppse, tmp_path: Path) -> None:
+    for name in ("a-0", "a-1", "b-0", "c-0"):
+        audio.write(tmp_path / "speech" / f"{name}.wav", wave(3.0), RATE)
+    out = tmp_path / "prior.safetensors"
+    train = ("train-dvae", "rvae-causal", tmp_path / "speech", "-o", out, "--epochs", "2", "--latent", "4", "--hidden", "8", "--validation", "0.3")
+    assert ppse(*train)[0] == 0 and out.with_suffix(".png").exists()
+    assert weights.card(out)["recipe"]["beta"] == 1.0 and RVAESpeech.pretrained(out).causal
+    code, said = ppse(*train)
+    assert code == 1 and "is there already" in said
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    assert ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", out, "--method", "fast")[0] == 0
 
 
 def draws(tmp_path: Path, name: str, values: np.ndarray) -> Path:
