@@ -144,6 +144,36 @@ def test_preconditioned_langevin_has_exactly_the_bias_of_its_discretisation() ->
         assert_moments(draws, WIDTHS / 2, 0.75 * WIDTHS.square())
 
 
+def steep() -> None:
+    """One coordinate ten times as narrow as the other: the posterior is N(w / 2, w^2 / 2)."""
+    widths = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    with pyro.plate("frames", T, dim=-1):
+        z = pyro.sample("z", dist.Normal(0 * widths, widths).to_event(1))
+        pyro.sample("x", dist.Normal(z, widths).to_event(1), obs=widths.expand(T, 2))
+
+
+def test_a_tamed_langevin_step_drifts_less_than_its_noise() -> None:
+    target, step_size = log_density(steep, chains=CHAINS), 0.5
+    start, steps = target.init(), []
+    for tamed in (False, True):
+        pyro.set_rng_seed(0)
+        kernel = langevin(target, step_size, tamed=tamed)
+        steps.append(kernel.step(kernel.init(start))[0].position["z"] - start["z"])
+    drift = 0.5 * step_size * target.value_and_grad(start)[1]["z"]
+    assert drift.abs().max() > 2 * step_size**0.5  # else there is nothing to tame
+    torch.testing.assert_close(steps[1] - steps[0], drift / (1 + drift.abs() / step_size**0.5) - drift)
+
+
+def test_tamed_langevin_stays_where_untamed_goes_astray() -> None:
+    """The step is 25 times too large for the narrow coordinate. By symmetry the means of the tamed one are exact."""
+    target, step_size = log_density(steep, chains=CHAINS), 0.5
+    astray = sample(target, langevin(target, step_size), target.init(), 1, warmup=300).values["z"]
+    assert astray[..., 0].abs().min() > 1e6
+    draws = sample(target, langevin(target, step_size, tamed=True), target.init(), 800, warmup=50).values["z"]
+    assert_moments(draws, torch.tensor([0.05, 0.5]).expand(T, 2), draws.square().mean((0, 1)))
+    assert (draws[..., 0].var((0, 1)) < 4 * step_size).all()
+
+
 def banana() -> None:
     """a_t ~ N(0, 1), b_t | a_t ~ N(a_t^2 / 2, 1), a hierarchy with a bend: the mean of b is 1/2, its second moment 3/4 + 1."""
     with pyro.plate("frames", T, dim=-1):
