@@ -2,6 +2,7 @@
 
 from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
+from .dkf import DKFSpeech
 from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
 from .harmonic import HarmonicSpeech
@@ -14,6 +15,6 @@ from .stationary import StationaryNoise
 from .vae import VAESpeech
 
 __all__ = [
-    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed",
+    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "DKFSpeech", "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed",
     "KnownSilence", "NMFNoise", "NMFSpeech", "RVAESpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "learn_dictionary",
 ]

@@ -1,0 +1,130 @@
+"""The deep Kalman filter of clean speech: codes that drift from frame to frame, and a decoder that sees one frame alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames
+from ..stft import POWER_FLOOR
+from .dynamical import DynamicalVAE
+from .encoders import log_power, perceptron, power
+from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths
+
+
+class DKFSpeech(DynamicalVAE):
+    """z_t | z_t-1 ~ N(m(z_t-1), diag v(z_t-1)), z_0 = 0, s_t | z_t ~ CN(0, diag exp d(z_t) + POWER_FLOOR).
+
+    Site: ``z``, one vector of L per frame: a Markov chain with the :class:`GatedTransition` for m and v. Speech frames are independent
+    given the codes. ``encoder`` is the matching approximate posterior q(z_t | z_t-1, s_t:T), or s_1:T, for *clean* speech.
+
+    Args:
+        n_freqs: F.
+        n_latent: L, dimension of z.
+        hidden: sizes of the hidden layers of the decoder.
+        reader, past, backward: sizes of the :class:`StructuredEncoder`, and which way it reads.
+        log_input: whether the encoder reads log-powers, or powers.
+        relu: whether the dense layers have ReLU activations, instead of tanh.
+
+    References:
+        Krishnan, Shalit & Sontag (2017), Structured inference networks for nonlinear state space models (the deep Markov model).
+    """
+
+    encoder: StructuredEncoder
+
+    def __init__(
+        self, n_freqs: int = 513, n_latent: int = 16, hidden: Sequence[int] = (32, 64, 128, 256), *, reader: Layers | None = None,
+        past: Sequence[int] = (32,), backward: bool = True, log_input: bool = True, relu: bool = False,
+    ) -> None:
+        super().__init__()
+        reader = Layers(128, (256,), (32,)) if reader is None else Layers(*reader)  # a file has plain lists
+        self.settings = {
+            "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "reader": reader, "past": list(past), "backward": backward,
+            "log_input": log_input, "relu": relu,
+        }
+        self.n_freqs, self.n_latent = n_freqs, n_latent
+        activation = nn.ReLU if relu else nn.Tanh
+        self.transition = GatedTransition(n_latent)
+        self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
+        self.encoder = StructuredEncoder(n_freqs, n_latent, reader, past, backward=backward, log_input=log_input, activation=activation)
+
+    @classmethod
+    def pretrained(cls, name: str = "dkf") -> Self:
+        """As :meth:`DynamicalVAE.pretrained`; shipped is "dkf"."""
+        return super().pretrained(name)
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
+        transition, decoder = self._modules["transition"], self._modules["decoder"]  # not self.decoder: see RVAESpeech
+        assert transition is not None and decoder is not None
+        nothing = next(decoder.parameters()).new_zeros(frames.size, 0)
+        with frames:
+            z = pyro.sample("z", RecurrentNormal(transition, self.n_latent, nothing).to_event(1))
+        return ComplexNormal(0j, decoder(z).exp() + POWER_FLOOR)
+
+
+class GatedTransition(nn.Module):
+    """Mean and standard deviation of the next code from the last one, each a vector of L; a network of :class:`RecurrentNormal`.
+
+    The mean is linear where the gate is shut and a network where it is open; the variance is a softplus of that network.
+
+    References:
+        Krishnan, Shalit & Sontag (2017), section 5.
+    """
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.gate = perceptron([n_latent] * 3, nn.ReLU)
+        self.proposed = perceptron([n_latent] * 3, nn.ReLU)
+        self.linear = nn.Linear(n_latent, n_latent)
+        self.variance = nn.Linear(n_latent, n_latent)
+
+    def forward(self, past: Tensor, _: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        proposed = self.proposed(past)
+        loc = torch.lerp(self.linear(past), proposed, self.gate(past).sigmoid())
+        return loc, softplus(self.variance(proposed.relu())).sqrt(), state
+
+
+class StructuredEncoder(nn.Module):
+    """The law of z_t given z_t-1 and the clean speech of this frame and those to come, or of all frames.
+
+    The state of the LSTM that reads the recording, and a dense layer of z_t-1 of that size, are averaged; dense layers make mean and
+    log-variance of the average. Maps an STFT (…, T, F) of unit level to a :class:`RecurrentNormal` of shape (…, T, L); padding is not read.
+
+    Args:
+        n_freqs, n_latent: F and L.
+        reader: sizes of the network that reads the recording; its ``after`` are the dense layers behind the average.
+        past: sizes of the dense layers on z_t-1 before the one that is averaged.
+        backward: whether the reader goes from the end to the present frame only, instead of both ways.
+        log_input: whether it reads log(|s|^2 + floor), as ours, or |s|^2, as the published ones.
+        activation: class of the activation.
+
+    References:
+        Krishnan, Shalit & Sontag (2017): the structured networks called DKS (backward) and ST-LR (both ways).
+    """
+
+    def __init__(
+        self, n_freqs: int, n_latent: int, reader: Layers, past: Sequence[int], *, backward: bool = True, log_input: bool = True,
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.n_latent, self.size, self.log_input = n_latent, reader.size, log_input
+        self.reader = Recurrence(n_freqs, reader, forward=not backward, backward=True, activation=activation)
+        self.past = nn.Sequential(perceptron([n_latent, *past, reader.size], activation), activation())
+        self.head = perceptron([reader.size, *reader.after, 2 * n_latent], activation)
+
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
+        """The law of the codes of a recording, or of a batch."""
+        read = self.reader(log_power(x) if self.log_input else power(x), lengths(observed, x))
+        return RecurrentNormal(self._next, self.n_latent, read)
+
+    def _next(self, past: Tensor, read: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        states = [*read.split(self.size, -1), self.past(past)]
+        loc, log_variance = self.head(torch.stack(states).mean(0)).chunk(2, -1)
+        return loc, (0.5 * log_variance).exp(), state
