@@ -54,6 +54,8 @@ def is_random(site: dict[str, Any]) -> bool:
 
 def _verify(target: LogDensity) -> None:
     """Refuse blocks that the graph declares independent and that are not."""
+    if target.shape.numel() == 1:  # all is one block
+        return
     leaves = {name: value.requires_grad_() for name, value in target.init().items()}
     with torch.enable_grad():
         trace = target.trace(leaves)
