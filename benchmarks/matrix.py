@@ -53,6 +53,7 @@ from ppse.models import (
     KnownSilence,
     NMFNoise,
     NMFSpeech,
+    RVAESpeech,
     SmoothNMFNoise,
     StationaryNoise,
     VAESpeech,
@@ -85,6 +86,8 @@ def with_speech(**noises: Source) -> Mixture:
 MODELS: dict[str, Callable[[], Mixture]] = {
     "VAESpeech": lambda: with_noise(vae()),
     "AutoregressiveVAESpeech": lambda: with_noise(AutoregressiveVAESpeech(F, L, (4,), context=4)),
+    "RVAESpeech": lambda: with_noise(RVAESpeech(F, L, 3)),
+    "RVAESpeech, causal": lambda: with_noise(RVAESpeech(F, L, 3, causal=True)),
     "FrameGain(VAESpeech)": lambda: with_noise(FrameGain(vae())),
     "KnownSilence(VAESpeech)": lambda: with_noise(KnownSilence(vae(), SILENT)),
     "NMFSpeech": lambda: with_noise(NMFSpeech(torch.rand(F, 2), torch.ones(2), torch.ones(2))),
