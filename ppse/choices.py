@@ -12,6 +12,7 @@ from . import methods
 from .enhance import RANK, SPACING
 from .mixture import Mixture
 from .models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from .models.dkf import DKFSpeech
 from .models.dynamical import DynamicalVAE
 from .models.recurrent import Layers
 from .weights import load_any
@@ -19,7 +20,7 @@ from .weights import load_any
 METHODS = {maker.__name__: maker for maker in methods.ALL}
 """Makers of methods by name."""
 
-PRIORS = (VAESpeech, RVAESpeech)
+PRIORS = (VAESpeech, RVAESpeech, DKFSpeech)
 """Classes of the speech priors that a weights file can hold."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {

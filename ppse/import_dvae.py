@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .dvae_files import Network, read_tensors
 from .models import RVAESpeech, VAESpeech
+from .models.dkf import DKFSpeech
 from .models.recurrent import Layers
 from .stft import STFT
 from .weights import WeightsError
@@ -123,7 +124,28 @@ def _rvae(network: Network) -> Layout:
     return Layout(model, names, dict.fromkeys(readers, 0), "gen_logvar.bias", dict.fromkeys(turned, reader.size))
 
 
-LAYOUTS = {"VAE": _vae, "RVAE": _rvae}
+def _dkf(network: Network) -> Layout:
+    reader = Layers(network.size("dim_RNN_gx"), network.sizes("dense_x_gx"), network.sizes("dense_g_z"), network.size("num_RNN_gx"))
+    past, hidden = network.sizes("dense_ztm1_g"), network.sizes("dense_z_x")
+    model = DKFSpeech(
+        network.size("x_dim"), network.size("z_dim"), hidden, reader=reader, past=past, backward=not network.flag("bidir_gx"), log_input=False,
+        relu=_relu(network),
+    )
+    names = (
+        _dense("encoder.reader.before", "mlp_x_gx", len(reader.before))
+        | _lstm(model.encoder.reader.memory, "encoder.reader.memory", "rnn_gx")
+        | _perceptron("encoder.past.0", "mlp_ztm1_g", len(past), "mlp_ztm1_g.linear_last")
+        | _perceptron("encoder.head", "mlp_g_z", len(reader.after), "inf_mean", "inf_logvar")
+        | _linear("transition.gate.0", "mlp_gate.linear1") | _linear("transition.gate.2", "mlp_gate.linear2")
+        | _linear("transition.proposed.0", "mlp_z_prop.linear1") | _linear("transition.proposed.2", "mlp_z_prop.linear2")
+        | _linear("transition.linear", "prior_mean") | _linear("transition.variance", "prior_logvar.1")
+        | _perceptron("decoder", "mlp_z_x", len(hidden), "gen_logvar")
+    )
+    readers = ["mlp_x_gx.linear0.weight"] if reader.before else _weights(names, "rnn_gx.weight_ih_l0")
+    return Layout(model, names, dict.fromkeys(readers, 0), "gen_logvar.bias", {})
+
+
+LAYOUTS = {"VAE": _vae, "RVAE": _rvae, "DKF": _dkf}
 """By the name in the config."""
 
 
