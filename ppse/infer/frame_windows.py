@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ class Windows(NamedTuple):
     Attributes:
         size: frames of a window.
         parallel: windows that move at once, each accepted on its own: so many that no term of the density depends on two of them.
-        moves: per sweep, so that every frame moves at least once.
+        moves: per sweep, so that a frame moves once on average.
         frames: of the recording.
         reach: of the terms of the density (:func:`receptive_field`).
         sites: latent sites that move.
@@ -68,7 +67,7 @@ def frame_windows(target: LogDensity, size: int = 8, sites: tuple[str, ...] | No
     reach, frames = receptive_field(target), target.sizes[FRAMES]
     size = min(size, frames)
     count = max(1, frames // (size + sum(reach)))
-    return Windows(size, count, math.ceil(math.ceil(frames / count) / size), frames, reach, target.sites)
+    return Windows(size, count, max(1, round(frames / (count * size))), frames, reach, target.sites)
 
 
 class WindowDensity(LogDensity):
@@ -158,7 +157,7 @@ def windowed(target: LogDensity, windows: Windows, kernel: Callable[[WindowDensi
     one evaluation more, of the whole recording. Where the reach of the density leaves one window only (a recurrent decoder), a sweep
     takes frames / size moves; whole utterances as blocks are then cheaper as a rule.
 
-    Info, in the blocks of ``target``: the mean acceptance over frames and moves, whether any was accepted, whether any was divergent.
+    Info, in the blocks of ``target``: the mean acceptance over all frames that moved, whether any was accepted, whether any was divergent.
 
     Args:
         target: density of the recording; coupled or not. In :func:`gibbs`, that of a group.
@@ -215,8 +214,7 @@ def windowed(target: LogDensity, windows: Windows, kernel: Callable[[WindowDensi
             position = moving.whole(inner.position)
         new = init(position)
         assert new.log_density is not None
-        acceptance, accepted, divergent, visits = torch.stack(seen).sum(0)
-        mean, share, failed = (_per_block(v / visits, target) for v in (acceptance, accepted, divergent))
-        return new, Info(mean, share > 0, new.log_density, failed > 0)
+        acceptance, accepted, divergent, visits = (_per_block(v, target) for v in torch.stack(seen).sum(0))
+        return new, Info(acceptance / visits.clamp_min(1), accepted > 0, new.log_density, divergent > 0)
 
     return Kernel(init, step)
