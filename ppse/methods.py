@@ -20,7 +20,9 @@ from .infer import (
     TARGET_ACCEPTANCE,
     EStep,
     Group,
+    Kernel,
     LogDensity,
+    frame_windows,
     gibbs,
     guide_e_step,
     hmc,
@@ -29,11 +31,14 @@ from .infer import (
     mala,
     mcmc_e_step,
     metropolis,
+    per_frame_acceptance,
     point_e_step,
     tuned,
     whitened,
+    windowed,
 )
 from .mixture import Mixture
+from .models.dynamical import DynamicalVAE
 from .priors import Graph, parameters_of, weak_priors
 from .warm_start import fit_noise
 
@@ -79,6 +84,7 @@ class Method:
         priors: model, x, observed → priors of parameters by site name (:func:`ppse.with_priors`). These parameters then are latents
             too, and nothing is fitted any more; None fits them all.
         before: a method that runs first. It leaves its parameters, and its last draws as ``Problem.found``; its ``starts`` is not used.
+        tied: what runs in its place where the prior ties the frames, so that moves of single frames cannot be accepted one by one.
 
     Raises:
         ValueError: when a number is out of its range.
@@ -94,6 +100,7 @@ class Method:
     starts: int = 1
     priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] | None = None
     before: Method | None = None
+    tied: Method | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -106,6 +113,11 @@ class Method:
         if self.tolerance < 0 or self.open_steps < 1 or self.starts < 1:
             found = f"tolerance={self.tolerance}, open_steps={self.open_steps}, starts={self.starts}"
             raise ValueError(f"{self.name}: {found}; expected 0 or more, 1 or more, 1 or more")
+
+    def suited(self, model: Mixture) -> Method:
+        """The one to run on the model: itself, or ``tied`` where a source is a dynamical VAE; and what runs before it likewise."""
+        chosen = self.tied if self.tied and any(isinstance(module, DynamicalVAE) for module in model.modules()) else self
+        return replace(chosen, before=chosen.before.suited(model)) if chosen.before else chosen
 
     @property
     def all_iterations(self) -> int:
@@ -162,6 +174,45 @@ def mala_em(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size:
     return Method("mala_em", e_step, clean_guide, iterations, average=1)
 
 
+def mhem_published(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size: float = 0.1, chains: int = 1) -> Method:
+    """MHEM as published for RVAE: :func:`mcem` that proposes all frames at once and accepts each by its own terms, also where these are coupled.
+
+    An approximation (:func:`ppse.infer.per_frame_acceptance`, with the measured bias in docs/coupled.md), for comparison with published
+    numbers; :func:`mcem` is exact. With a prior of independent frames the two are the same.
+
+    References:
+        Sadeghi & Serizel (2024), as for :func:`ld_em`.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        target = log_density(problem.graph, *problem.args, chains=chains)
+        return mcmc_e_step(
+            target, lambda e: per_frame_acceptance(target, lambda t: metropolis(t, e)), target.init(_start(problem)), step_size=step_size,
+            draws=draws, burn_in=burn_in,
+        )
+
+    return Method("mhem_published", e_step, clean_guide, iterations, average=1)
+
+
+def malaem_published(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size: float = 0.01, chains: int = 1) -> Method:
+    """MALAEM as published for RVAE: :func:`mala_em` with the acceptance of :func:`mhem_published`, an approximation in the same way.
+
+    The published code also tames the gradient and adds a jitter after each step; this does not.
+
+    References:
+        Sadeghi & Serizel (2024), as for :func:`ld_em`.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        target = log_density(problem.graph, *problem.args, chains=chains)
+        return mcmc_e_step(
+            target, lambda e: per_frame_acceptance(target, lambda t: mala(t, e)), target.init(_start(problem)), step_size=step_size,
+            draws=draws, burn_in=burn_in,
+        )
+
+    return Method("malaem_published", e_step, clean_guide, iterations, average=1)
+
+
 def vem(iterations: int = 100, learning_rate: float = 1e-3, draws: int = 1) -> Method:
     """Variational EM: one Adam step per iteration on a copy of the encoder, for the ELBO of the noisy recording.
 
@@ -196,7 +247,7 @@ def peem(iterations: int = 100, steps: int = 10, learning_rate: float = 5e-3) ->
 
 def hmc_em(
     iterations: int = 60, steps: int = 10, step_size: float = 0.3, chains: int = 1, temperature: float = 1.0, settle: int = 20, adapt: int = 30,
-    average: int = 30,
+    average: int = 30, window: int | None = None,
 ) -> Method:
     """Hamiltonian EM from the noisy encoder: one trajectory of 1 to ``steps`` leapfrog steps per iteration, whitened by the encoder.
 
@@ -207,6 +258,8 @@ def hmc_em(
     Args:
         temperature: of the joint density. 1 is the posterior. The prior has independent frames and is so permissive that its
             posterior trusts details of the noise; a flatter target averages them out.
+        window: where frames are coupled, move windows of so many frames (:func:`ppse.infer.windowed`) and not whole recordings at once;
+            None for these. It changes nothing where frames are independent.
 
     With fewer iterations than the phases need, all phases become shorter in proportion.
     """
@@ -216,12 +269,38 @@ def hmc_em(
         target = log_density(problem.graph, *problem.args, chains=chains, temperature=temperature)
         laws = _hear(problem)
         start, scale = ({site: law[i] for site, law in laws.items()} for i in (0, 1))
+        windows = None if window is None or "frames" in target.block else frame_windows(target, window)
+
+        def kernel(e: float | Tensor) -> Kernel:
+            return windowed(target, windows, lambda t: hmc(t, e, steps, t.local(scale))) if windows else hmc(target, e, steps, scale)
+
         return mcmc_e_step(
-            target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size, settle=settle, adapt=adapt,
-            target_acceptance=TARGET_ACCEPTANCE["hmc"],
+            target, kernel, target.init(start), step_size=step_size, settle=settle, adapt=adapt, target_acceptance=TARGET_ACCEPTANCE["hmc"],
         )
 
     return Method("hmc_em", e_step, starting_guide, iterations, average)
+
+
+def langevin_em(
+    iterations: int = 36, step_size: float = 0.1, chains: int = 1, likelihood_power: float = 0.7, average: int = 24,
+) -> Method:
+    """Langevin EM from the noisy encoder: one large, tamed step per iteration. For priors that tie the frames.
+
+    Whatever accepts moves must there accept those of all frames together, and so move each a little. This accepts nothing and moves
+    them all, at the price of a bias (:func:`ppse.infer.langevin`). The noise starts as for :func:`hmc_em`. More iterations
+    are not better: speech and noise then trade places little by little.
+
+    Args:
+        likelihood_power: p(z) p(x | z)^likelihood_power is drawn from; 1 is the posterior.
+        average: over how many of the last iterations the sources are averaged; two thirds of all where there are fewer.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        target = log_density(problem.graph, *problem.args, chains=chains, likelihood_power=likelihood_power)
+        start = target.init({site: law[0] for site, law in _hear(problem).items()}, jitter=0.1)
+        return mcmc_e_step(target, lambda e: langevin(target, e, tamed=True), start, step_size=step_size)
+
+    return Method("langevin_em", e_step, starting_guide, iterations, min(average, max(1, 2 * iterations // 3)))
 
 
 def svi_em(
@@ -287,14 +366,21 @@ def full_bayes(
 
 
 def default(iterations: int = 60, chains: int = 1) -> Method:
-    """Best quality faster than real time: :func:`hmc_em` at temperature 2.5, averaged over two starts."""
-    return replace(hmc_em(iterations, chains=chains, temperature=2.5), name="default", starts=2)
+    """Best quality faster than real time: :func:`hmc_em` at temperature 2.5, averaged over two starts.
+
+    Where the prior ties the frames it is :func:`langevin_em`, of three fifths of the iterations.
+    """
+    tied = replace(langevin_em(max(1, 3 * iterations // 5), chains=chains), name="default")
+    return replace(hmc_em(iterations, chains=chains, temperature=2.5), name="default", starts=2, tied=tied)
 
 
 def fast(iterations: int = 16, chains: int = 1) -> Method:
-    """About a tenth of the work of :func:`default`: one start, few iterations, trajectories of one to five steps."""
+    """About a tenth of the work of :func:`default`: one start, few iterations, trajectories of one to five steps.
+
+    Where the prior ties the frames it is :func:`langevin_em`, of half of the iterations.
+    """
     method = hmc_em(iterations, steps=5, step_size=0.6, chains=chains, temperature=2.5, settle=0, adapt=8, average=8)
-    return replace(method, name="fast")
+    return replace(method, name="fast", tied=replace(langevin_em(max(1, iterations // 2), chains=chains), name="fast"))
 
 
 def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int, int, int]:
@@ -329,5 +415,5 @@ def _start(problem: Problem) -> dict[str, Tensor] | None:
     return {site: loc.detach() for site, (loc, _) in laws.items()}
 
 
-ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, svi_em, full_bayes)
+ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes)
 """The methods that commands and benchmarks offer, by their function names."""
