@@ -184,7 +184,7 @@ def enhance(
     else:
         samples = _samples(recording)
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
-    method, stft = method or methods.default(), _stft(model)
+    method, stft = (method or methods.default()).suited(model), _stft(model)
     if window * stft.sample_rate < 2 * stft.n_fft:
         raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
     if draws < 0:

@@ -71,7 +71,7 @@ def infer(
     Raises:
         ValueError: when the likelihood is no longer finite; the message says where.
     """
-    model = copy.deepcopy(model)
+    model, method = copy.deepcopy(model), method.suited(model)
     model.start(*side_by_side(x, observed, method.starts))
     return resume(model, x, method, observed, keep=keep, callback=callback)
 
@@ -85,6 +85,7 @@ def resume(
     Those are what the closed forms of the sources update, and the PyroParams of modules that have none. Weights of
     networks stay as they are, whether frozen or not.
     """
+    method = method.suited(model)
     found, single = dict[str, Tensor](), x
     if method.before:
         before = replace(method.before, starts=method.starts)
