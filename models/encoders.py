@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ..stft import POWER_FLOOR
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
@@ -46,7 +47,7 @@ class FrameEncoder(nn.Module):
 class RecurrentEncoder(nn.Module):
     """The law of z_t given z_<t and the clean speech of all frames, or of this one and those to come: the encoder of a recurrent VAE.
 
-    One LSTM reads the recording, another remembers the latents so far; dense layers make mean and log-variance of both.
+    One LSTM reads the recording, another remembers the latents so far; dense layers make mean and deviation of both.
     Maps an STFT (…, T, F) of unit level to a :class:`RecurrentNormal` of shape (…, T, L); padding is not read.
 
     Args:
@@ -54,7 +55,8 @@ class RecurrentEncoder(nn.Module):
         reader: sizes of the network that reads the recording; its ``after`` are the dense layers behind both.
         past: sizes of the network that remembers the latents.
         backward: whether the reader goes from the end to the present frame only, instead of both ways.
-        log_input: whether it reads log(|s|^2 + floor), as ours, or |s|^2, as the published ones.
+        skip: whether the dense layers see the present frame itself, too.
+        log_input: as for :class:`FrameEncoder`.
         activation: class of the activations.
 
     References:
@@ -62,24 +64,34 @@ class RecurrentEncoder(nn.Module):
     """
 
     def __init__(
-        self, n_freqs: int, n_latent: int, reader: Layers, past: Layers, *, backward: bool = False, log_input: bool = True,
+        self, n_freqs: int, n_latent: int, reader: Layers, past: Layers, *, backward: bool = False, skip: bool = False, log_input: bool = True,
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        self.n_latent, self.log_input = n_latent, log_input
+        self.n_latent, self.skip, self.log_input = n_latent, skip, log_input
         self.reader = Recurrence(n_freqs, reader, forward=not backward, backward=True, activation=activation)
         self.past = Recurrence(n_latent, past, activation=activation)
-        self.head = perceptron([self.reader.n_out + self.past.n_out, *reader.after, 2 * n_latent], activation)
+        self.head = perceptron([self.reader.n_out + skip * n_freqs + self.past.n_out, *reader.after, 2 * n_latent], activation)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the latents of a recording, or of a batch."""
         features = log_power(x) if self.log_input else power(x)
-        return RecurrentNormal(self._next, self.n_latent, self.reader(features, lengths(observed, x)))
+        read = self.reader(features, lengths(observed, x))
+        if self.skip:
+            read = torch.cat([read, features], -1)
+        # What the first dense layer makes of the recording is found for all frames at once; a draw goes on from there frame by frame.
+        first = self._first
+        return RecurrentNormal(self._next, self.n_latent, linear(read, first.weight[:, : -self.past.n_out], first.bias))
+
+    @property
+    def _first(self) -> nn.Linear:
+        return cast(nn.Linear, self.head[0])
 
     def _next(self, past: Tensor, read: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         remembered, state = self.past.advance(past, state)
-        loc, log_variance = self.head(torch.cat([read, remembered], -1)).chunk(2, -1)
-        return loc, (0.5 * log_variance).exp(), state
+        total = read + linear(remembered, self._first.weight[:, -self.past.n_out :])
+        loc, scale = self.head[1:](total).chunk(2, -1)
+        return loc, scale.sigmoid() if self.log_input else (0.5 * scale).exp(), state
 
 
 class Heard(NamedTuple):
@@ -194,7 +206,12 @@ LOG_SCALE = 0.2
 
 def log_power(x: Tensor) -> Tensor:
     """log(|x|^2 + POWER_FLOOR), scaled to values of order one: the input of the encoders."""
-    return (power(x) + POWER_FLOOR).log() * LOG_SCALE
+    return scaled(power(x))
+
+
+def scaled(powers: Tensor) -> Tensor:
+    """log(power + POWER_FLOOR), scaled to values of order one."""
+    return (powers + POWER_FLOOR).log() * LOG_SCALE
 
 
 def power(x: Tensor) -> Tensor:

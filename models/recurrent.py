@@ -45,10 +45,8 @@ class Recurrence(nn.Module):
     def __init__(self, n_in: int, layers: Layers, *, forward: bool = True, backward: bool = False, activation: type[nn.Module] = nn.Tanh) -> None:
         super().__init__()
         self.reversed = not forward
-        sizes = [n_in, *layers.before]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.before = nn.Sequential(*(module for pair in pairs for module in (nn.Linear(*pair), activation())))
-        self.memory = nn.LSTM(sizes[-1], layers.size, layers.depth, batch_first=True, bidirectional=forward and backward)
+        self.before = dense([n_in, *layers.before], activation)
+        self.memory = nn.LSTM([n_in, *layers.before][-1], layers.size, layers.depth, batch_first=True, bidirectional=forward and backward)
         self.n_out = layers.size * (1 + (forward and backward))
 
     def forward(self, frames: Tensor, lengths: Lengths | None = None) -> Tensor:
@@ -64,7 +62,13 @@ class Recurrence(nn.Module):
 
     def advance(self, frames: Tensor, state: State = None) -> tuple[Tensor, State]:
         """The next frames of a network that only looks back: from what it remembers, to the output and what it remembers then."""
-        hidden, state = self.memory(self.before(_flat(frames)), state)
+        flat = self.before(_flat(frames))
+        if flat.shape[1] == 1 and self.memory.num_layers == 1:  # by cells, which takes a fifth of the time for one frame
+            weights = cast(list[Tensor], [getattr(self.memory, f"{kind}_l0") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")])
+            before = (flat.new_zeros(flat.shape[0], self.n_out),) * 2 if state is None else (state[0][0], state[1][0])
+            hidden, cell = torch.lstm_cell(flat[:, 0], before, *weights)
+            return hidden.reshape(*frames.shape[:-1], -1), (hidden.unsqueeze(0), cell.unsqueeze(0))
+        hidden, state = self.memory(flat, state)
         return hidden.reshape(*frames.shape[:-1], -1), state
 
 
@@ -106,7 +110,7 @@ class RecurrentNormal(TorchDistribution):
         if self._drawn is not None and self._drawn[0] is value:
             return self._drawn[1]
         context = self.context.expand(*torch.broadcast_shapes(value.shape[:-1], self.context.shape[:-1]), -1)
-        past = pad(value[..., :-1, :], (0, 0, 1, 0)).expand(*context.shape[:-1], -1)
+        past = before(value).expand(*context.shape[:-1], -1)
         loc, scale, _ = self.network(past, context, None)
         return Normal(loc, scale, validate_args=False)
 
@@ -146,6 +150,17 @@ class RecurrentNormal(TorchDistribution):
             for kept, new in ((values, last), (locs, loc), (scales, scale)):
                 kept.append(new)
         return torch.cat(values, -2), Normal(torch.cat(locs, -2), torch.cat(scales, -2), validate_args=False)
+
+
+def before(frames: Tensor) -> Tensor:
+    """Of every frame (…, T, n) the one before; zeros before the first."""
+    return pad(frames[..., :-1, :], (0, 0, 1, 0))
+
+
+def dense(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Linear layers of the sizes, each with an activation behind it; none when there is one size."""
+    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    return nn.Sequential(*(module for pair in pairs for module in (nn.Linear(*pair), activation())))
 
 
 def remember(memory: nn.RNNBase, frames: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +15,7 @@ from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
 from .encoders import RecurrentEncoder, perceptron
 from .recurrent import Layers, Recurrence
+from .vae import VAESpeech
 
 
 class RVAESpeech(DynamicalVAE):
@@ -30,8 +31,9 @@ class RVAESpeech(DynamicalVAE):
         causal: whether h_t depends on no later z.
         decoder: sizes of the network that makes d of z: ``Layers(size=128, before=(32,), after=(128,))`` has a dense layer on either side.
         reader, past: sizes of those of :class:`ppse.models.encoders.RecurrentEncoder`.
+        skip: whether d sees z_t beside h_t, and the encoder the present frame beside what its LSTMs say: memory then corrects a VAE of frames.
         backward: whether the encoder reads from the end to the present frame only; as ``causal`` unless given.
-        log_input: whether the encoder reads log-powers, or powers.
+        log_input: as for :class:`ppse.models.encoders.FrameEncoder`.
         relu: whether the dense layers have ReLU activations, instead of tanh.
 
     References:
@@ -42,23 +44,48 @@ class RVAESpeech(DynamicalVAE):
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 16, hidden: int = 128, causal: bool = False, *, decoder: Layers | None = None,
-        reader: Layers | None = None, past: Layers | None = None, backward: bool | None = None, log_input: bool = True, relu: bool = False,
+        reader: Layers | None = None, past: Layers | None = None, skip: bool = False, backward: bool | None = None, log_input: bool = True,
+        relu: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"decoder": decoder, "reader": reader, "past": past}
         layers = {name: Layers(hidden) if given is None else Layers(*given) for name, given in sizes.items()}  # a file has plain lists
         backward = causal if backward is None else backward
         self.settings = {
-            "n_freqs": n_freqs, "n_latent": n_latent, "hidden": hidden, "causal": causal, **layers, "backward": backward,
+            "n_freqs": n_freqs, "n_latent": n_latent, "hidden": hidden, "causal": causal, **layers, "skip": skip, "backward": backward,
             "log_input": log_input, "relu": relu,
         }
-        self.n_freqs, self.n_latent, self.causal = n_freqs, n_latent, causal
+        self.n_freqs, self.n_latent, self.causal, self.skip = n_freqs, n_latent, causal, skip
         activation = nn.ReLU if relu else nn.Tanh
         self.memory = Recurrence(n_latent, layers["decoder"], backward=not causal, activation=activation)
-        self.decoder = perceptron([self.memory.n_out, *layers["decoder"].after, n_freqs], activation)
+        self.decoder = perceptron([self.memory.n_out + skip * n_latent, *layers["decoder"].after, n_freqs], activation)
         self.encoder = RecurrentEncoder(
-            n_freqs, n_latent, layers["reader"], layers["past"], backward=backward, log_input=log_input, activation=activation,
+            n_freqs, n_latent, layers["reader"], layers["past"], backward=backward, skip=skip, log_input=log_input,
+            activation=activation,
         )
+
+    @classmethod
+    def around(cls, vae: VAESpeech, hidden: int = 128, causal: bool = False) -> Self:
+        """An untrained memory around a trained VAE of frames, to whose law and codes it adds nothing yet. Random in the weights of the LSTMs.
+
+        Args:
+            vae: with encoders of ours, which read log-powers; it is not changed.
+            hidden: size of the LSTMs.
+            causal: as above.
+
+        Raises:
+            ValueError: when the encoder of the VAE is of another kind.
+        """
+        if not vae.encoder.log_input:
+            raise ValueError("RVAESpeech.around: the encoder of this VAE reads powers; give one of 'ppse train'")
+        sizes, relu = cast(list[int], vae.settings["hidden"]), cast(bool, vae.settings["relu"])
+        speech = cls(
+            vae.n_freqs, vae.n_latent, hidden, causal, decoder=Layers(hidden, (), sizes), reader=Layers(hidden, (2 * hidden,), sizes[::-1]),
+            skip=True, relu=relu,
+        )
+        _take_over(speech.decoder, vae.decoder, speech.memory.n_out)
+        _take_over(speech.encoder.head, vae.encoder.network, speech.encoder.reader.n_out)
+        return speech
 
     @classmethod
     def pretrained(cls, name: str = "rvae") -> Self:
@@ -73,4 +100,15 @@ class RVAESpeech(DynamicalVAE):
         zero = next(decoder.parameters()).new_zeros(self.n_latent)
         with frames:
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
-        return ComplexNormal(0j, decoder(memory(z, self.lengths)).exp() + POWER_FLOOR)
+        hidden = memory(z, self.lengths)
+        return ComplexNormal(0j, decoder(torch.cat([hidden, z], -1) if self.skip else hidden).exp() + POWER_FLOOR)
+
+
+@torch.no_grad()
+def _take_over(network: nn.Sequential, trained: nn.Sequential, start: int) -> None:
+    """The weights of a trained network for one with more inputs, which count for nothing; those of the trained one are from ``start`` on."""
+    ours, theirs = cast(nn.Linear, network[0]), cast(nn.Linear, trained[0])
+    network[1:].load_state_dict(trained[1:].state_dict())
+    ours.weight.zero_()
+    ours.weight[:, start : start + theirs.in_features] = theirs.weight
+    ours.bias.copy_(theirs.bias)

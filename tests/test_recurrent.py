@@ -91,14 +91,14 @@ def test_padding_does_not_reach_other_frames(forward: bool, backward: bool) -> N
     assert seen == [backward, backward, True, forward, forward]
 
 
-def test_network_goes_on_where_it_stopped() -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_network_goes_on_where_it_stopped(depth: int) -> None:
     torch.manual_seed(3)
-    network = Recurrence(L, Layers(4, (3,), (), 2)).double()
+    network = Recurrence(L, Layers(4, (3,), (), depth)).double()
     frames = torch.randn(2, T, L, dtype=torch.float64)
-    first, state = network.advance(frames[:, :3])
-    rest = [first]
-    for t in range(3, T):
-        out, state = network.advance(frames[:, t : t + 1], state)
+    rest, state = [], None
+    for start, end in ((0, 1), (1, 3), (3, 4), (4, 5)):
+        out, state = network.advance(frames[:, start:end], state)
         rest.append(out)
     torch.testing.assert_close(torch.cat(rest, 1), network(frames))
 

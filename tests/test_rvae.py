@@ -22,7 +22,7 @@ from ppse.stft import POWER_FLOOR
 from ppse.testing import check_source
 
 T, F, L = 6, 9, 3
-RICH = {"decoder": Layers(5, (4,), (6,), 2), "reader": Layers(4, (7,), (5,)), "past": Layers(3, (2,)), "relu": True, "log_input": False}
+RICH = {"decoder": Layers(5, (4,), (6,), 2), "reader": Layers(4, (7,), (5,)), "past": Layers(3, (2,)), "skip": True, "relu": True, "log_input": False}
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -93,6 +93,20 @@ def test_a_padded_batch_is_the_loop_over_its_recordings(causal: bool) -> None:
         for chain in range(2):
             expected = poutine.condition(model, {"speech.z": z[b, chain, :length]})(alone)["speech"].var
             torch.testing.assert_close(variance[b, chain, :length], expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_around_a_vae_adds_nothing_at_first(causal: bool) -> None:
+    vae = VAESpeech(F, L, (5, 4))
+    speech = RVAESpeech.around(vae, 3, causal)
+    x, z = torch.randn(T, F, dtype=torch.complex64), torch.randn(T, L)
+    ours, theirs = (poutine.condition(Mixture(speech=source), {"speech.z": z})(x)["speech"].var for source in (speech, vae))
+    torch.testing.assert_close(ours, theirs)
+    law, frame_law = speech.encoder(x), vae.encoder(x)
+    torch.testing.assert_close((law.mean, law.stddev), (frame_law.mean, frame_law.stddev))
+    torch.testing.assert_close(law.log_prob(z), frame_law.log_prob(z))
+    with pytest.raises(ValueError, match="reads powers"):
+        RVAESpeech.around(VAESpeech(F, L, (5,), log_input=False))
 
 
 def test_padding_is_forgotten_with_the_recording() -> None:
