@@ -8,9 +8,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyro
 import torch
+from pyro.distributions import Distribution
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from .distributions import ComplexNormal
 
@@ -152,10 +154,10 @@ class Mixture(PyroModule):
                         f"make both with the same STFT (n_fft = 2 n_freqs - 2)"
                     )
             total = _total(laws)
-            law = ComplexNormal(total.loc, total.var.clamp_min(VARIANCE_FLOOR))
+            # clamp_min, but with a derivative that takes a fifth of the time
+            law = ComplexNormal(total.centre, threshold(total.var, VARIANCE_FLOOR, VARIANCE_FLOOR))
             with frames:
-                masked = law if observed is None else law.mask(observed.expand(law.batch_shape))
-                pyro.sample("x", masked.to_event(1), obs=x)
+                pyro.sample("x", _masked(law, observed), obs=x)
         return laws
 
     def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> dict[str, ComplexNormal]:
@@ -222,6 +224,15 @@ def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tens
     drawn = {name: law.expand(shape).sample() for name, law in laws.items()}
     lacking = x - sum(drawn.values())
     return {name: drawn[name] + law.var / variance * lacking for name, law in laws.items()}
+
+
+def _masked(law: ComplexNormal, observed: Tensor | None) -> Distribution:
+    """The law of frames (…, T) of which only the observed bins count. Whole frames are masked as such, which is cheaper."""
+    if observed is None:
+        return law.to_event(1)
+    if observed.shape[-1] == 1:
+        return law.to_event(1).mask(observed.squeeze(-1).expand(law.batch_shape[:-1]))
+    return law.mask(observed.expand(law.batch_shape)).to_event(1)
 
 
 def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:

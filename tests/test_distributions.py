@@ -105,3 +105,23 @@ def test_bad_arguments_are_refused() -> None:
 def test_variance_zero_means_known() -> None:
     law = ComplexNormal(2j, torch.zeros(3))
     assert torch.equal(law.sample(), law.loc)
+
+
+@pytest.mark.parametrize("centre", ["known to be 0", "given"])
+def test_derivatives_of_the_density_of_first_and_second_order_under_broadcasting_and_vmap(centre: str) -> None:
+    value = torch.randn(3, 1, 4, dtype=torch.complex128)
+    loc = torch.randn(4, dtype=torch.complex128, requires_grad=True) if centre == "given" else 0j
+    var = (torch.rand(2, 1, dtype=torch.float64) + 0.1).requires_grad_()
+
+    def log_prob(value: torch.Tensor, var: torch.Tensor, *loc: torch.Tensor) -> torch.Tensor:
+        return ComplexNormal(loc[0] if loc else 0j, var, validate_args=False).log_prob(value)
+
+    inputs = (value.requires_grad_(), var, *((loc,) if isinstance(loc, torch.Tensor) else ()))
+    assert torch.autograd.gradcheck(log_prob, inputs) and torch.autograd.gradgradcheck(log_prob, inputs)
+    one_by_one = torch.stack([log_prob(v, *inputs[1:]) for v in value])
+    torch.testing.assert_close(torch.func.vmap(log_prob, (0, *(None for _ in inputs[1:])))(*inputs), one_by_one)
+
+
+def test_a_real_value_has_a_density_too() -> None:
+    law = ComplexNormal(0j, torch.tensor([0.5, 2.0]))
+    assert torch.equal(law.log_prob(torch.tensor([1.0, -3.0])), law.log_prob(torch.tensor([1.0 + 0j, -3.0])))

@@ -160,9 +160,10 @@ def test_mistakes_are_explained(act: Callable[[], None], error: type[Exception],
         act()
 
 
-def test_masked_bins_have_no_likelihood() -> None:
+@pytest.mark.parametrize("shape", [(T, F), (T, 1), (F,)])
+def test_masked_bins_have_no_likelihood(shape: tuple[int, ...]) -> None:
     x = torch.randn(T, F, dtype=torch.complex64)
-    observed = torch.rand(T, F) > 0.4
+    observed = torch.rand(shape) > 0.4
     trace = poutine.trace(Mixture(tone=tone)).get_trace(x, observed)
     trace.compute_log_prob()
     expected: Tensor = tone(pyro.plate("frames", T, dim=-1)).log_prob(x) * observed
