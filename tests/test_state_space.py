@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ppse.testing import kalman_smoother
+from ppse.infer import log_density
+from ppse.testing import StateSpace, kalman_smoother
 
 
 @pytest.mark.parametrize("frames", [1, 2, 6])
@@ -33,3 +34,20 @@ def test_kalman_smoother_is_the_posterior_of_the_dense_normal_law(frames: int) -
     assert len(found.neighbours) == frames - 1
     for t in range(frames - 1):
         torch.testing.assert_close(found.neighbours[t], blocks[t, t + 1])
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_posterior_of_the_state_space_model_is_that_of_its_graph(recurrent: bool) -> None:
+    """The log density of a normal law is flat at its mean, and its curvature is the inverse of the covariance."""
+    frames, size = 5, 2
+    x = torch.linspace(-2, 3, 3 * frames, dtype=torch.float64).sin().reshape(frames, 3)
+    model = StateSpace(x, x[:3, :size].cos(), noise=0.7, memory=-0.6, recurrent=recurrent)
+    mean, covariance, neighbours = model.posterior()
+    target = log_density(model)
+    assert target.value_and_grad({"z": mean[None]})[1]["z"].abs().max() < 1e-10
+    curvature = torch.autograd.functional.hessian(lambda z: target({"z": z.reshape(1, frames, size)}).sum(), mean.flatten())
+    dense = torch.linalg.inv(-curvature).reshape(frames, size, frames, size)
+    for t in range(frames):
+        torch.testing.assert_close(dense[t, :, t], covariance[t])
+        if t:
+            torch.testing.assert_close(dense[t - 1, :, t], neighbours[t - 1])

@@ -9,9 +9,9 @@ from .draws import assert_moments
 from .kernels import KernelFactory, check_kernel
 from .ranks import plot_ranks, uniformity
 from .sources import check_source
-from .state_space import Smoothed, kalman_smoother
+from .state_space import Smoothed, StateSpace, kalman_smoother
 
 __all__ = [
-    "Calibration", "KernelFactory", "Sampler", "Smoothed", "around_truth", "assert_calibrated", "assert_moments", "calibrate", "check_kernel",
-    "check_source", "kalman_smoother", "plot_ranks", "uniformity",
+    "Calibration", "KernelFactory", "Sampler", "Smoothed", "StateSpace", "around_truth", "assert_calibrated", "assert_moments", "calibrate",
+    "check_kernel", "check_source", "kalman_smoother", "plot_ranks", "uniformity",
 ]

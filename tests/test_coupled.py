@@ -1,14 +1,16 @@
 """Samplers of coupled frames against the Kalman smoother: whole utterances and windows of frames as blocks, chains and recurrent decoders."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppse import Mixture
+from ppse import Mixture, methods
 from ppse.infer import (
     BlockError,
     Group,
@@ -20,56 +22,35 @@ from ppse.infer import (
     elliptical_slice,
     frame_windows,
     gibbs,
+    guide_e_step,
     hmc,
+    langevin,
     log_density,
     mala,
     metropolis,
     per_frame_acceptance,
+    point_e_step,
     sample,
     whitened,
     windowed,
 )
-from ppse.models import AutoregressiveVAESpeech, StationaryNoise
+from ppse.inference import infer
+from ppse.methods import Method
+from ppse.models import AutoregressiveVAESpeech, RVAESpeech, StationaryNoise, VAESpeech
 from ppse.models.autoregressive import Autoregressive
-from ppse.testing import Smoothed, around_truth, assert_calibrated, assert_moments, calibrate, check_kernel, kalman_smoother
+from ppse.testing import StateSpace, around_truth, assert_calibrated, assert_moments, calibrate, check_kernel
 
-T, L, CHAINS, MEMORY, NOISE = 6, 2, 80, 0.8, 1.0
+T, L, CHAINS, MEMORY = 6, 2, 80, 0.8
 DECODER = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.2, -0.6]], dtype=torch.float64)
 X = 2 * torch.linspace(-3, 4, T * 3, dtype=torch.float64).reshape(T, 3).sin()
 EYE = torch.eye(L, dtype=torch.float64)
+chain, recurrent = (StateSpace(X, DECODER, memory=MEMORY, recurrent=memory_of_decoder) for memory_of_decoder in (False, True))
+MODELS = {"chain": chain, "recurrent": recurrent}
 
 
-def observed(z: Tensor) -> None:
-    pyro.sample("x", dist.Normal(z @ DECODER.mT, NOISE).to_event(1), obs=X)
-
-
-def chain() -> None:
-    """Memory in the prior: z_t ~ N(r z_t-1, (1 - r^2) I), x_t ~ N(D z_t, s^2 I)."""
-    with pyro.plate("frames", T, dim=-1):
-        observed(pyro.sample("z", Autoregressive(MEMORY, X.new_ones(T, L)).to_event(1)))
-
-
-def recurrent() -> None:
-    """Memory in the decoder: z_t ~ N(0, I), h_t = r h_t-1 + z_t, x_t ~ N(D h_t, s^2 I)."""
-    lag = torch.arange(T)[:, None] - torch.arange(T)
-    weights = torch.where(lag >= 0, MEMORY ** lag.clamp_min(0).double(), 0.0)
-    with pyro.plate("frames", T, dim=-1):
-        observed(weights @ pyro.sample("z", dist.Normal(X.new_zeros(L), 1.0).to_event(1)))
-
-
-def truth(model: Callable[[], None]) -> Smoothed:
-    noise = NOISE**2 * torch.eye(3, dtype=torch.float64)
-    if model is chain:
-        return kalman_smoother(X, MEMORY * EYE, (1 - MEMORY**2) * EYE, DECODER, noise, EYE)
-    # The state is (h_t, z_t), where z_t is what is new in h_t.
-    new = EYE.repeat(2, 2)
-    found = kalman_smoother(X, torch.block_diag(MEMORY * EYE, 0 * EYE), new, torch.cat([DECODER, 0 * DECODER], 1), noise, new)
-    return Smoothed(found.mean[:, L:], found.covariance[:, L:, L:], found.neighbours[:, L:, L:])
-
-
-def assert_posterior(draws: Tensor, model: Callable[[], None]) -> None:
+def assert_posterior(draws: Tensor, model: StateSpace) -> None:
     """Means and variances of all latents, and of their sums over neighbours, where the correlation of frames counts."""
-    mean, covariance, neighbours = truth(model)
+    mean, covariance, neighbours = model.posterior()
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     assert_moments(draws, mean, mean.square() + variance)
     pairs = mean[1:] + mean[:-1]
@@ -95,13 +76,17 @@ def blocked(target: LogDensity, name: str, block: str) -> tuple[Kernel, int]:
     return windowed(target, frame_windows(target, 2), lambda t: kernel(t, step_size)), thin
 
 
-@pytest.mark.parametrize(("model", "name"), [(chain, "metropolis"), (chain, "mala"), (chain, "hmc"), (recurrent, "mala"), (recurrent, "hmc")])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("chain", "metropolis"), ("chain", "mala"), ("chain", "hmc"), ("recurrent", "mala"), ("recurrent", "hmc"), ("recurrent", "slice")],
+)
 @BLOCKS
-def test_exact_kernels_draw_from_the_posterior_of_the_smoother(model: Callable[[], None], name: str, block: str) -> None:
+def test_exact_kernels_draw_from_the_posterior_of_the_smoother(where: str, name: str, block: str) -> None:
+    model = MODELS[where]
     target = log_density(model, chains=CHAINS)
     assert target.block == ()
     kernel, thin = blocked(target, name, block)
-    assert_posterior(sample(target, kernel, target.init({"z": truth(model).mean}), 80, warmup=20, thin=thin).values["z"], model)
+    assert_posterior(sample(target, kernel, target.init({"z": model.posterior().mean}), 80, warmup=20, thin=thin).values["z"], model)
 
 
 @pytest.mark.slow
@@ -125,22 +110,62 @@ def test_whitened_walks_draw_from_it_too(how: str) -> None:
         "frames, then windows": lambda: whitened(target, frame, lambda w: windowed(w, windows, lambda t: hmc(t, 0.3, 5))),
         "windows, then all that moves": lambda: windowed(target, windows, lambda t: whitened(t, {"z": both}, lambda w: hmc(w, 0.6, 5))),
     }[how]()
-    assert_posterior(sample(target, kernel, target.init({"z": truth(chain).mean}), 80, warmup=20, thin=2).values["z"], chain)
+    assert_posterior(sample(target, kernel, target.init({"z": chain.posterior().mean}), 80, warmup=20, thin=2).values["z"], chain)
 
 
 @pytest.mark.parametrize("name", ["metropolis", "mala"])
-@pytest.mark.parametrize("model", [chain, recurrent])
-def test_the_published_acceptance_of_single_frames_fails(model: Callable[[], None], name: str) -> None:
+@pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
+def test_the_published_acceptance_of_single_frames_fails(model: StateSpace, name: str) -> None:
     """Its effective sample size is large enough, and its moments are wrong by many standard errors: an approximation, as documented."""
     target = log_density(model, chains=CHAINS)
     kernel = per_frame_acceptance(target, lambda t: SETTINGS[name][0](t, 0.2))
-    draws = sample(target, kernel, target.init({"z": truth(model).mean}), 80, warmup=20, thin=8).values["z"]
+    draws = sample(target, kernel, target.init({"z": model.posterior().mean}), 80, warmup=20, thin=8).values["z"]
     with pytest.raises(AssertionError, match=r"is off by \d+\.\d standard errors"):
         assert_posterior(draws, model)
 
 
 def test_it_is_exact_where_frames_are_independent() -> None:
     check_kernel(lambda target, step_size: per_frame_acceptance(target, lambda t: metropolis(t, step_size)))
+
+
+def precision(model: StateSpace) -> Tensor:
+    """Inverse of the covariance of all latents, (T L, T L)."""
+    target = log_density(model)
+    return -torch.autograd.functional.hessian(lambda z: target({"z": z.reshape(1, T, L)}).sum(), torch.zeros(T * L, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
+def test_langevin_particles_are_wider_by_what_the_step_adds(model: StateSpace) -> None:
+    """z' = z - (e / 2) P (z - m) + sqrt(e) xi keeps N(m, (P - e P^2 / 4)^-1), P the precision."""
+    step_size, target, mean = 0.25, log_density(model, chains=CHAINS), model.posterior().mean
+    p = precision(model)
+    assert step_size * torch.linalg.eigvalsh(p).max() < 3.5, "the walk would leave"
+    variance = torch.linalg.inv(p - step_size / 4 * p @ p).diagonal().reshape(T, L)
+    draws = sample(target, langevin(target, step_size), target.init({"z": mean}), 80, warmup=30, thin=8).values["z"]
+    assert_moments(draws, mean, mean.square() + variance)
+    assert (variance > 1.05 * torch.linalg.inv(p).diagonal().reshape(T, L)).all(), "this step is too small to be told from the posterior"
+
+
+@pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
+def test_point_estimates_climb_to_the_mode(model: StateSpace) -> None:
+    target = log_density(model)
+    e_step = point_e_step(target, target.init(), steps=300, learning_rate=0.05)
+    torch.testing.assert_close(e_step(0).draws["z"][0], model.posterior().mean, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
+def test_variational_e_step_finds_the_best_independent_law(model: StateSpace) -> None:
+    """Of normal laws with independent coordinates that one has the mean of the posterior, and the diagonal of its precision."""
+    def guide_of(x: Tensor, observed: Tensor | None) -> None:
+        model()
+
+    guide = AutoNormal(guide_of, init_scale=0.5)
+    e_step = guide_e_step(guide_of, guide, (X, None), draws=4000, steps=300, learning_rate=0.04)
+    means, inverse = model.posterior().mean, precision(model).diagonal().reshape(T, L)
+    found = torch.stack([e_step(i).draws["z"] for i in range(3)])[1:].flatten(0, 1)
+    assert (found.mean(0) - means).abs().max() < 0.25 and (found.var(0) * inverse).log().abs().max() < 0.6
+    assert (found.var(0) / model.posterior().covariance.diagonal(dim1=-2, dim2=-1)).mean() < 0.8, "it is narrower than the posterior"
 
 
 def _single_frames(target: LogDensity, step_size: float | Tensor) -> Kernel:
@@ -158,7 +183,7 @@ def test_windows_keep_the_contract_of_a_kernel() -> None:
 
 def _independent() -> None:
     with pyro.plate("frames", T, dim=-1):
-        observed(pyro.sample("z", dist.Normal(X.new_zeros(L), 1.0).to_event(1)))
+        pyro.sample("z", dist.Normal(X.new_zeros(L), 1.0).to_event(1))
 
 
 @pytest.mark.parametrize(
@@ -209,19 +234,20 @@ def test_a_window_is_accepted_by_the_terms_that_depend_on_it() -> None:
 
 
 def test_says_why_windows_cannot_move_side_by_side() -> None:
-    targets = {model: log_density(model) for model in (chain, recurrent)}
+    targets = {name: log_density(model) for name, model in MODELS.items()}
     side, after = (str(frame_windows(target, 1)) for target in targets.values())
     why = "as the density of a frame depends on {} frames before and 0 after it"
     assert side == f"3 windows of 1 frames move side by side; 2 moves a sweep of 6 frames, {why.format(1)}"
     assert after == f"windows of 1 frames move one after another, 6 moves a sweep of 6 frames, {why.format(5)}"
-    assert str(frame_windows(targets[chain], 100)) == "one window holds all 6 frames"
+    assert str(frame_windows(targets["chain"], 100)) == "one window holds all 6 frames"
 
 
 def test_refuses_what_has_no_windows() -> None:
     def with_gain() -> None:
         gain = pyro.sample("gain", dist.LogNormal(X.new_zeros(()), 1.0))
         with pyro.plate("frames", T, dim=-1):
-            observed(gain * pyro.sample("z", Autoregressive(MEMORY, X.new_ones(T, L)).to_event(1)))
+            z = pyro.sample("z", Autoregressive(MEMORY, X.new_ones(T, L)).to_event(1))
+            pyro.sample("x", dist.Normal(gain * z @ DECODER.mT, 1.0).to_event(1), obs=X)
 
     target = log_density(chain)
     with pytest.raises(ValueError, match="size=0; expected a number of frames from 1 on"):
@@ -270,3 +296,49 @@ def test_windows_are_calibrated_through_the_mixture_graph() -> None:
     assert_calibrated(right)
     with pytest.raises(AssertionError, match=r"ranks of the truth are not uniform, p-values .*log_prior"):
         assert_calibrated(wrong)
+
+
+def _infer(speech: VAESpeech | RVAESpeech, method: Method) -> Tensor:
+    """The estimate of speech in a few frames."""
+    with pyro.poutine.seed(rng_seed=0):
+        x = torch.randn(7, 9, dtype=torch.complex64)
+        return infer(Mixture(speech=speech, noise=StationaryNoise()), x, method).sources["speech"].loc
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "mhem_published": lambda: methods.mhem_published(2, draws=3, burn_in=1),
+    "malaem_published": lambda: methods.malaem_published(2, draws=3, burn_in=1),
+    "windows": lambda: methods.hmc_em(4, steps=3, settle=1, adapt=2, average=2, window=3),
+    "particles": lambda: methods.ld_em(2, chains=3),
+    "point": lambda: methods.peem(2, steps=3),
+    "variational": lambda: methods.vem(2),
+}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("prior", ["chain", "recurrent", "causal"])
+def test_methods_run_on_speech_with_memory(name: str, prior: str) -> None:
+    with pyro.poutine.seed(rng_seed=1):
+        speech = AutoregressiveVAESpeech(9, 2, (4,)) if prior == "chain" else RVAESpeech(9, 2, 4, causal=prior == "causal")
+    estimate = _infer(speech.eval().requires_grad_(False), METHODS[name]())
+    assert estimate.shape == (7, 9) and estimate.isfinite().all() and estimate.abs().max() > 0
+
+
+def test_published_acceptance_and_windows_change_nothing_where_frames_are_independent() -> None:
+    with pyro.poutine.seed(rng_seed=1):
+        speech = VAESpeech(9, 2, (4,)).eval().requires_grad_(False)
+    short: dict[str, Any] = {"iterations": 3, "draws": 4, "burn_in": 1}
+    for published, exact in ((methods.mhem_published, methods.mcem), (methods.malaem_published, methods.mala_em)):
+        torch.testing.assert_close(_infer(speech, published(**short)), _infer(speech, exact(**short)))
+    windows, single = (_infer(speech, methods.hmc_em(4, steps=3, settle=1, adapt=2, average=2, window=window)) for window in (3, None))
+    assert torch.equal(windows, single)
+
+
+@pytest.mark.parametrize("window", [1, 4, 1000])
+def test_a_recording_of_one_frame_has_one_window(window: int) -> None:
+    speech = AutoregressiveVAESpeech(9, 2, (4,)).eval().requires_grad_(False)
+    x = torch.ones(1, 9, dtype=torch.complex64)
+    method = methods.hmc_em(3, steps=2, settle=1, adapt=1, average=1, window=window)
+    assert infer(Mixture(speech=speech, noise=StationaryNoise()), x, method).sources["speech"].loc.isfinite().all()
+    with pytest.raises(ValueError, match="size=0; expected a number of frames"):
+        infer(Mixture(speech=speech, noise=StationaryNoise()), x.expand(3, 9), methods.hmc_em(3, settle=1, adapt=1, average=1, window=0))
