@@ -7,8 +7,8 @@ import torch
 
 from ppse import STFT, weights
 from ppse.corpus import Speech, speaker, split
-from ppse.models import VAESpeech
-from ppse.training import Epoch, Schedule, TrainingError, at_random_level, floored, noisy_segments, train, train_noisy_encoder
+from ppse.models import RVAESpeech, VAESpeech
+from ppse.training import Epoch, Schedule, TrainingError, at_random_level, floored, noisy_segments, train, train_noisy_encoder, train_sequences
 
 STFT_SMALL = STFT(64, 16)
 SCHEDULE = Schedule(epochs=5, learning_rate=5e-3, seed=3)
@@ -62,11 +62,26 @@ def test_the_loss_falls_and_the_best_weights_are_kept(files: list[Path], tmp_pat
     assert not out.with_suffix(".resume").exists()
 
 
+def test_memory_pays_where_speech_has_it(files: list[Path], tmp_path: Path) -> None:
+    """The combs come and go slowly: memory around a trained VAE explains them better."""
+    vae, speech, schedule = _vae(), _speech(files), SCHEDULE._replace(epochs=8)
+    frames = train(vae, *speech, tmp_path / "vae.safetensors", schedule, batch=128)
+    log = train_sequences(RVAESpeech.around(vae, 16), *speech, tmp_path / "rvae.safetensors", schedule, batch=8, frames=25)
+    assert log[-1].training < frames[-1].training - 1
+    assert RVAESpeech.pretrained(str(tmp_path / "rvae.safetensors")).skip
+
+
+def test_weight_of_the_divergence_rises_to_beta() -> None:
+    schedule = Schedule(beta=2.0, warm_up=3)
+    assert [schedule.kl_weight(epoch) for epoch in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert Schedule(beta=0.1).kl_weight(0) == 0.1
+
+
 class Interrupted(Exception):
     """Ctrl-C."""
 
 
-@pytest.mark.parametrize("stage", ["vae", "noisy encoder"])
+@pytest.mark.parametrize("stage", ["vae", "noisy encoder", "sequences"])
 def test_a_resumed_run_equals_one_without_a_break(files: list[Path], tmp_path: Path, stage: str) -> None:
     def run(name: str, stop_after: int | None) -> tuple[dict[str, torch.Tensor], dict[str, str], list[Epoch]]:
         def report(epoch: Epoch, _: list[Epoch]) -> None:
@@ -75,7 +90,10 @@ def test_a_resumed_run_equals_one_without_a_break(files: list[Path], tmp_path: P
 
         torch.manual_seed(7)
         vae = _vae(4)
-        if stage == "vae":
+        if stage == "sequences":
+            prior, schedule = RVAESpeech.around(vae, 4), SCHEDULE._replace(epochs=3, warm_up=2)
+            log = train_sequences(prior, *_speech(files), tmp_path / name, schedule, batch=16, frames=12, report=report)
+        elif stage == "vae":
             log = train(vae, *_speech(files), tmp_path / name, SCHEDULE, batch=128, report=report)
         else:
             log = train_noisy_encoder(vae, *_speech(files), tmp_path / name, SCHEDULE._replace(epochs=3), batch=2, frames=16, report=report)
