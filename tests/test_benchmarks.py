@@ -38,3 +38,16 @@ def test_sampling(tmp_path: Path) -> None:
     assert all(line in page for line in run.stdout.splitlines())
     rows = re.findall(r"^\| (\w+) \| 2 x 4 \| (.*) \|$", page, re.MULTILINE)
     assert [name for name, _ in rows] == ["hmc", "mala", "slice", "nuts"] and "as multiples of that of NUTS: hmc " in page
+
+
+@pytest.mark.slow
+def test_coupled(tmp_path: Path) -> None:
+    settings = ["--chains", "4", "--steps", "20", "--seconds", "0.2", "--sweeps", "2", "--windows", "4"]
+    command = [sys.executable, str(SPEED.with_name("coupled.py")), *settings, "--out", "coupled.md"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "coupled.md").read_text()
+    assert all(line in page for line in run.stdout.splitlines())
+    assert len(re.findall(r"^\| (?:prior|decoder) \| [\d.]+ \| .*published", page, re.MULTILINE)) == 8
+    rows = re.findall(r"^\| (\w+) \| (utterance|4 frames) ", page, re.MULTILINE)
+    assert rows == [("mala", "utterance"), ("mala", "4 frames"), ("hmc", "utterance"), ("hmc", "4 frames")]
