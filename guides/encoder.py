@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, utterances
-from ..models import FrameGain, KnownSilence, VAESpeech
+from ..models import CodePrior, FrameGain, KnownSilence, VAESpeech
 from ..models.encoders import CleanedEncoder, NoisyEncoder
 
 
@@ -94,7 +94,7 @@ def clean_guide(model: Mixture) -> EncoderGuide | None:
 def _guide(model: Mixture, encoder: Callable[[Encoded], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in model.sources.items():
-        while isinstance(source, FrameGain | KnownSilence):
+        while isinstance(source, CodePrior | FrameGain | KnownSilence):
             source = source.source
         if isinstance(source, Encoded):
             encoders[f"{name}.z"] = encoder(source)

@@ -2,6 +2,7 @@
 
 from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
+from .code_prior import CodeChain, CodePrior, LinearChain
 from .dkf import DKFSpeech
 from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
@@ -15,6 +16,7 @@ from .stationary import StationaryNoise
 from .vae import VAESpeech
 
 __all__ = [
-    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "DKFSpeech", "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed",
-    "KnownSilence", "NMFNoise", "NMFSpeech", "RVAESpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "learn_dictionary",
+    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "FrameGain", "GammaChain",
+    "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SmoothNMFNoise",
+    "StationaryNoise", "VAESpeech", "learn_dictionary",
 ]
