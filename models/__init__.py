@@ -12,11 +12,12 @@ from .nmf import NMFNoise, learn_dictionary
 from .nmf_speech import NMFSpeech
 from .rvae import RVAESpeech
 from .silence import KnownSilence
+from .srnn import SRNNSpeech
 from .stationary import StationaryNoise
 from .vae import VAESpeech
 
 __all__ = [
     "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "FrameGain", "GammaChain",
-    "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SmoothNMFNoise",
+    "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SRNNSpeech", "SmoothNMFNoise",
     "StationaryNoise", "VAESpeech", "learn_dictionary",
 ]

@@ -15,7 +15,7 @@ from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
 from .encoders import log_power, perceptron, power
-from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths
+from .recurrent import Layers, Recurrence, RecurrentNormal, State, dense, lengths
 
 
 class DKFSpeech(DynamicalVAE):
@@ -116,7 +116,7 @@ class StructuredEncoder(nn.Module):
         super().__init__()
         self.n_latent, self.size, self.log_input = n_latent, reader.size, log_input
         self.reader = Recurrence(n_freqs, reader, forward=not backward, backward=True, activation=activation)
-        self.past = nn.Sequential(perceptron([n_latent, *past, reader.size], activation), activation())
+        self.past = dense([n_latent, *past, reader.size], activation)
         self.head = perceptron([reader.size, *reader.after, 2 * n_latent], activation)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
