@@ -22,6 +22,7 @@ from ppse.demo import NOISY
 from ppse.guides import starting_guide
 from ppse.infer import (
     TARGET_ACCEPTANCE,
+    Info,
     Kernel,
     LogDensity,
     Position,
@@ -115,6 +116,7 @@ def speeds(args: argparse.Namespace) -> list[str]:
             seconds = (time.process_time() - before) / args.sweeps
             z = draws.values["speech.z"]
             moved = float(((z[1:] - z[:-1]) / scale["speech.z"]).square().mean())
+            assert isinstance(draws.stats, Info)
             blocks = ("utterance", 1, 1) if windows is None else (f"{size} frames", windows.parallel, windows.moves)
             lines.append(
                 f"| {name} | {blocks[0]} | {blocks[1]} | {blocks[2]} | {float(step_size.mean()):.3f} | {float(draws.stats.acceptance.mean()):.2f} | "

@@ -78,7 +78,8 @@ def blocked(target: LogDensity, name: str, block: str) -> tuple[Kernel, int]:
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [("chain", "metropolis"), ("chain", "mala"), ("chain", "hmc"), ("recurrent", "mala"), ("recurrent", "hmc"), ("recurrent", "slice")],
+    [("chain", "metropolis"), ("chain", "mala"), ("chain", "hmc"), ("recurrent", "mala"), ("recurrent", "hmc"),
+     pytest.param("recurrent", "slice", marks=pytest.mark.slow)],
 )
 @BLOCKS
 def test_exact_kernels_draw_from_the_posterior_of_the_smoother(where: str, name: str, block: str) -> None:
@@ -87,12 +88,6 @@ def test_exact_kernels_draw_from_the_posterior_of_the_smoother(where: str, name:
     assert target.block == ()
     kernel, thin = blocked(target, name, block)
     assert_posterior(sample(target, kernel, target.init({"z": model.posterior().mean}), 80, warmup=20, thin=thin).values["z"], model)
-
-
-@pytest.mark.slow
-@BLOCKS
-def test_so_does_elliptical_slice_sampling(block: str) -> None:
-    test_exact_kernels_draw_from_the_posterior_of_the_smoother(recurrent, "slice", block)
 
 
 WIDE = torch.tensor([[1.5, 0.0], [1.0, 0.5]], dtype=torch.float64)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppse import Mixture
 from ppse.infer import log_density, receptive_field
+from ppse.models import AutoregressiveVAESpeech, RVAESpeech, StationaryNoise, VAESpeech
 
 
 def _smoothed(z: Tensor, before: int, after: int) -> Tensor:
@@ -36,3 +38,19 @@ def test_frames_that_reach_one_another_in_a_corner_count_all(slope: bool) -> Non
             pyro.sample("x", dist.Normal(_smoothed(z, 1, 0) + late, 1.0), obs=torch.ones(30, dtype=torch.float64))
 
     assert receptive_field(log_density(model, chains=4, block=())) == (29, 29)
+
+
+@pytest.mark.parametrize(
+    ("speech", "reach"),
+    [
+        (VAESpeech(9, 2, (4,)), (0, 0)), (AutoregressiveVAESpeech(9, 2, (4,)), (1, 0)), (RVAESpeech(9, 2, 4, causal=True), (11, 0)),
+        (RVAESpeech(9, 2, 4), (11, 11)),
+    ],
+    ids=["independent", "chain", "causal", "both ways"],
+)
+def test_receptive_field_of_priors_of_speech(speech: VAESpeech | RVAESpeech, reach: tuple[int, int]) -> None:
+    """Through the graph of a mixture, for a batch of two."""
+    x = torch.randn(2, 1, 12, 9, dtype=torch.complex64)
+    model = Mixture(speech=speech, noise=StationaryNoise())
+    model.start(x)
+    assert receptive_field(log_density(model, x, chains=2, block=("utterances",))) == reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyro
@@ -53,7 +54,8 @@ def kalman_smoother(x: Tensor, transition: Tensor, process: Tensor, decoder: Ten
     return Smoothed(torch.stack(means[::-1]), torch.stack(covariances[::-1]), pairs)
 
 
-class StateSpace(NamedTuple):
+@dataclass(frozen=True)
+class StateSpace:
     """A small Pyro model with coupled frames, site ``z`` in the plate of frames, whose posterior is known. Call it to run it.
 
     With the memory in the prior, z_t ~ N(r z_t-1, (1 - r^2) I), x_t ~ N(D z_t, s^2 I): a frame is coupled to its neighbours. With the memory
