@@ -11,8 +11,7 @@ import typer
 from . import methods
 from .enhance import RANK, SPACING
 from .mixture import Mixture
-from .models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
-from .models.dkf import DKFSpeech
+from .models import DKFSpeech, NMFNoise, RVAESpeech, SRNNSpeech, StationaryNoise, VAESpeech
 from .models.dynamical import DynamicalVAE
 from .models.recurrent import Layers
 from .weights import load_any
@@ -20,7 +19,7 @@ from .weights import load_any
 METHODS = {maker.__name__: maker for maker in methods.ALL}
 """Makers of methods by name."""
 
-PRIORS = (VAESpeech, RVAESpeech, DKFSpeech)
+PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, SRNNSpeech)
 """Classes of the speech priors that a weights file can hold."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
@@ -28,6 +27,12 @@ DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
 }
 """Untrained dynamical VAEs by name, of so many latents, with recurrent layers of that size."""
+
+AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
+    "rvae": RVAESpeech.around,
+    "rvae-causal": lambda vae, hidden: RVAESpeech.around(vae, hidden, causal=True),
+}
+"""Those of them that start from a trained VAE of frames."""
 
 
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:

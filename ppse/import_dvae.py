@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .dvae_files import Network, read_tensors
-from .models import RVAESpeech, VAESpeech
-from .models.dkf import DKFSpeech
+from .models import DKFSpeech, RVAESpeech, SRNNSpeech, VAESpeech
 from .models.recurrent import Layers
 from .stft import STFT
 from .weights import WeightsError
@@ -52,7 +51,7 @@ def import_dvae(checkpoint: str | os.PathLike[str], config: str | os.PathLike[st
 
     Args:
         checkpoint: a .pt file of tensors. Nothing in it is executed.
-        config: the config.ini that describes the network: VAE or RVAE.
+        config: the config.ini that describes the network: VAE, RVAE, DKF or SRNN.
 
     Raises:
         WeightsError: unreadable or unsafe files; an architecture that is not known; settings or tensors that are missing, spare, of another
@@ -134,7 +133,7 @@ def _dkf(network: Network) -> Layout:
     names = (
         _dense("encoder.reader.before", "mlp_x_gx", len(reader.before))
         | _lstm(model.encoder.reader.memory, "encoder.reader.memory", "rnn_gx")
-        | _perceptron("encoder.past.0", "mlp_ztm1_g", len(past), "mlp_ztm1_g.linear_last")
+        | _perceptron("encoder.past", "mlp_ztm1_g", len(past), "mlp_ztm1_g.linear_last")
         | _perceptron("encoder.head", "mlp_g_z", len(reader.after), "inf_mean", "inf_logvar")
         | _linear("transition.gate.0", "mlp_gate.linear1") | _linear("transition.gate.2", "mlp_gate.linear2")
         | _linear("transition.proposed.0", "mlp_z_prop.linear1") | _linear("transition.proposed.2", "mlp_z_prop.linear2")
@@ -145,7 +144,30 @@ def _dkf(network: Network) -> Layout:
     return Layout(model, names, dict.fromkeys(readers, 0), "gen_logvar.bias", {})
 
 
-LAYOUTS = {"VAE": _vae, "RVAE": _rvae, "DKF": _dkf}
+def _srnn(network: Network) -> Layout:
+    memory = Layers(network.size("dim_RNN_h"), network.sizes("dense_x_h"), network.sizes("dense_hz_x"), network.size("num_RNN_h"))
+    reader = Layers(network.size("dim_RNN_g"), network.sizes("dense_hx_g"), network.sizes("dense_gz_z"), network.size("num_RNN_g"))
+    transition = network.sizes("dense_hz_z")
+    model = SRNNSpeech(
+        network.size("x_dim"), network.size("z_dim"), memory=memory, transition=transition, reader=reader, log_input=False, relu=_relu(network),
+    )
+    names = (
+        _dense("feedback.listen", "mlp_x_h", len(memory.before))
+        | _lstm(model.feedback.memory, "feedback.memory", "rnn_h")
+        | _perceptron("feedback.decoder", "mlp_hz_x", len(memory.after), "gen_logvar")
+        | _perceptron("feedback.transition", "mlp_hz_z", len(transition), "prior_mean", "prior_logvar")
+        | _dense("encoder.memory.before", "mlp_x_h", len(memory.before))
+        | _lstm(model.encoder.memory.memory, "encoder.memory.memory", "rnn_h")
+        | _dense("encoder.reader.before", "mlp_hx_g", len(reader.before))
+        | _lstm(model.encoder.reader.memory, "encoder.reader.memory", "rnn_g")
+        | _perceptron("encoder.head", "mlp_gz_z", len(reader.after), "inf_mean", "inf_logvar")
+    )
+    past = "mlp_x_h.linear0.weight" if memory.before else "rnn_h.weight_ih_l0"
+    present = "mlp_hx_g.linear0.weight" if reader.before else "rnn_g.weight_ih_l0"
+    return Layout(model, names, {past: 0, present: memory.size}, "gen_logvar.bias", {})
+
+
+LAYOUTS = {"VAE": _vae, "RVAE": _rvae, "DKF": _dkf, "SRNN": _srnn}
 """By the name in the config."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import os
 import pickle
 from collections import OrderedDict
@@ -15,11 +16,11 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from ppse import cli, weights
 from ppse.import_dvae import GAIN, import_dvae
 from ppse.mixture import Mixture
-from ppse.models.encoders import RecurrentEncoder
 from ppse.stft import POWER_FLOOR
 from ppse.weights import WeightsError
 
@@ -37,11 +38,23 @@ DENSE = {"dense_x_gx": "8", "dense_z_gz": "4,7", "dense_g_z": "7,6", "dense_z_h"
 CAUSAL = {"bidir_g_x": "False", "bidir_h": "False"}
 DEEP = {"num_RNN_g_x": "3", "num_RNN_g_z": "2", "num_RNN_h": "2"}
 VAE = {"name": "VAE", "x_dim": "9", "z_dim": "3", "activation": "tanh", "dense_x_z": "7,5", "dropout_p": "0"}
+DKF = {
+    "name": "DKF", "x_dim": "9", "z_dim": "3", "activation": "tanh", "dense_x_gx": "8", "dim_RNN_gx": "5", "num_RNN_gx": "1", "bidir_gx": "False",
+    "dense_ztm1_g": "4", "dense_g_z": "4", "dense_z_x": "4,6,8", "dropout_p": "0",
+}
+SRNN = {
+    "name": "SRNN", "x_dim": "9", "z_dim": "3", "activation": "tanh", "dense_x_h": "8", "dim_RNN_h": "5", "num_RNN_h": "1", "dense_hx_g": "8",
+    "dim_RNN_g": "6", "num_RNN_g": "1", "dense_gz_z": "6,4", "dense_hz_x": "8", "dense_hz_z": "6,4", "dropout_p": "0",
+}
 ALL = {
     "vae": VAE, "vae relu": VAE | {"activation": "relu", "dense_x_z": "6"}, "vae linear": VAE | {"dense_x_z": ""},
     "rvae": RVAE, "rvae dense": RVAE | DENSE, "rvae causal": RVAE | CAUSAL, "rvae causal dense": RVAE | CAUSAL | DENSE | {"activation": "relu"},
     "rvae deep": RVAE | DEEP, "rvae deep dense causal": RVAE | DEEP | DENSE | CAUSAL,
     "rvae reads both ways": RVAE | {"bidir_h": "False"}, "rvae writes both ways": RVAE | DEEP | {"bidir_g_x": "False"},
+    "dkf": DKF, "dkf both ways": DKF | {"bidir_gx": "True", "num_RNN_gx": "2", "dense_ztm1_g": "4,7", "activation": "relu"},
+    "dkf without dense": DKF | {key: "" for key in DKF if key.startswith("dense")},
+    "srnn": SRNN, "srnn deep": SRNN | {"num_RNN_h": "2", "num_RNN_g": "2", "activation": "relu"},
+    "srnn without dense": SRNN | {key: "" for key in SRNN if key.startswith("dense")},
 }
 
 
@@ -90,26 +103,76 @@ def rvae_weights(s: Settings) -> Weights:
     return found | last | linear("gen_logvar", n_generated, n_freqs)
 
 
-MAKERS: dict[str, Callable[[Settings], Weights]] = {"VAE": vae_weights, "RVAE": rvae_weights}
+def dkf_weights(s: Settings) -> Weights:
+    n_freqs, n_latent, size, both_ways = int(s["x_dim"]), int(s["z_dim"]), int(s["dim_RNN_gx"]), s["bidir_gx"] == "True"
+    before, n_read = dense("mlp_x_gx", n_freqs, s["dense_x_gx"])
+    past, n_past = dense("mlp_ztm1_g", n_latent, s["dense_ztm1_g"])
+    after, n_inferred = dense("mlp_g_z", size, s["dense_g_z"])
+    decoder, n_decoded = dense("mlp_z_x", n_latent, s["dense_z_x"])
+    found = before | past | after | decoder | recurrent("rnn_gx", n_read, size, int(s["num_RNN_gx"]), both_ways)
+    for name in ("mlp_gate.linear1", "mlp_gate.linear2", "mlp_z_prop.linear1", "mlp_z_prop.linear2", "prior_mean", "prior_logvar.1"):
+        found |= linear(name, n_latent, n_latent)
+    found |= linear("mlp_ztm1_g.linear_last", n_past, size) | linear("gen_logvar", n_decoded, n_freqs)
+    return found | linear("inf_mean", n_inferred, n_latent) | linear("inf_logvar", n_inferred, n_latent)
+
+
+def srnn_weights(s: Settings) -> Weights:
+    n_freqs, n_latent, n_hidden, n_read = int(s["x_dim"]), int(s["z_dim"]), int(s["dim_RNN_h"]), int(s["dim_RNN_g"])
+    before, n_before = dense("mlp_x_h", n_freqs, s["dense_x_h"])
+    found = before | recurrent("rnn_h", n_before, n_hidden, int(s["num_RNN_h"]), False)
+    before, n_before = dense("mlp_hx_g", n_hidden + n_freqs, s["dense_hx_g"])
+    found |= before | recurrent("rnn_g", n_before, n_read, int(s["num_RNN_g"]), False)
+    for mlp, n_in, heads in (
+        ("gz_z", n_read + n_latent, {"inf_mean": n_latent, "inf_logvar": n_latent}),
+        ("hz_z", n_hidden + n_latent, {"prior_mean": n_latent, "prior_logvar": n_latent}), ("hz_x", n_hidden + n_latent, {"gen_logvar": n_freqs}),
+    ):
+        after, n_after = dense(f"mlp_{mlp}", n_in, s[f"dense_{mlp}"])
+        found |= after
+        for head, n_out in heads.items():
+            found |= linear(head, n_after, n_out)
+    return found
+
+
+MAKERS: dict[str, Callable[[Settings], Weights]] = {"VAE": vae_weights, "RVAE": rvae_weights, "DKF": dkf_weights, "SRNN": srnn_weights}
 
 
 # ---- what they compute, from the formulas; powers (T, F) and latents (T, L) in float64 ----
 
 
+Law = tuple[Tensor, Tensor]
+"""Mean and standard deviation."""
+
+
 class Published:
-    """A published network: encoder and decoder of one recording, frame by frame."""
+    """A published network of one recording, frame by frame; that of a feed-forward VAE."""
 
     def __init__(self, settings: Settings, w: Weights) -> None:
         self.w = {key: value.double() for key, value in w.items()}
         self.activation = torch.relu if settings["activation"] == "relu" else torch.tanh
-        self.recurrent = settings["name"] == "RVAE"
+
+    def encode(self, power: Tensor, z: Tensor) -> Law:
+        """Of every z_t given the frames and the z before it."""
+        return self.law("inf", self.mlp("mlp_x_z", power))
+
+    def prior(self, z: Tensor) -> Law:
+        """Of every z_t given the z before it."""
+        return torch.zeros_like(z), torch.ones_like(z)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Powers."""
+        return self.linear("gen_logvar", self.mlp("mlp_z_x", z)).exp()
+
+    def law(self, name: str, value: Tensor) -> Law:
+        return self.linear(f"{name}_mean", value), (0.5 * self.linear(f"{name}_logvar", value)).exp()
 
     def linear(self, name: str, value: Tensor) -> Tensor:
         return value @ self.w[f"{name}.weight"].mT + self.w[f"{name}.bias"]
 
     def mlp(self, name: str, value: Tensor) -> Tensor:
-        for i in range(sum(key.startswith(f"{name}.") for key in self.w) // 2):
+        i = 0
+        while f"{name}.linear{i}.weight" in self.w:
             value = self.activation(self.linear(f"{name}.linear{i}", value))
+            i += 1
         return value
 
     def lstm(self, name: str, value: Tensor) -> Tensor:
@@ -132,20 +195,60 @@ class Published:
             out.append(hidden)
         return torch.stack(out)
 
-    def encode(self, power: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every z_t given the frames, and the z before it."""
-        if not self.recurrent:
-            read = self.mlp("mlp_x_z", power)
-        else:
-            heard = self.lstm("rnn_g_x", self.mlp("mlp_x_gx", power).flip(0)).flip(0)
-            before = torch.cat([torch.zeros_like(z[:1]), z[:-1]])
-            read = self.mlp("mlp_g_z", torch.cat([heard, self.lstm("rnn_g_z", self.mlp("mlp_z_gz", before))], -1))
-        return self.linear("inf_mean", read), (0.5 * self.linear("inf_logvar", read)).exp()
+
+class PublishedRVAE(Published):
+    def encode(self, power: Tensor, z: Tensor) -> Law:
+        heard = self.lstm("rnn_g_x", self.mlp("mlp_x_gx", power).flip(0)).flip(0)
+        return self.law("inf", self.mlp("mlp_g_z", torch.cat([heard, self.lstm("rnn_g_z", self.mlp("mlp_z_gz", past(z)))], -1)))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Powers."""
-        hidden = self.mlp("mlp_h_x", self.lstm("rnn_h", self.mlp("mlp_z_h", z))) if self.recurrent else self.mlp("mlp_z_x", z)
-        return self.linear("gen_logvar", hidden).exp()
+        return self.linear("gen_logvar", self.mlp("mlp_h_x", self.lstm("rnn_h", self.mlp("mlp_z_h", z)))).exp()
+
+
+class PublishedDKF(Published):
+    def encode(self, power: Tensor, z: Tensor) -> Law:
+        read = self.mlp("mlp_x_gx", power)
+        remembered = self.activation(self.linear("mlp_ztm1_g.linear_last", self.mlp("mlp_ztm1_g", past(z))))
+        if "rnn_gx.weight_hh_l0_reverse" in self.w:
+            forth, back = self.lstm("rnn_gx", read).chunk(2, -1)
+            return self.law("inf", self.mlp("mlp_g_z", (remembered + forth + back) / 3))
+        return self.law("inf", self.mlp("mlp_g_z", (remembered + self.lstm("rnn_gx", read.flip(0)).flip(0)) / 2))
+
+    def prior(self, z: Tensor) -> Law:
+        def two_layers(name: str) -> Tensor:
+            return self.linear(f"{name}.linear2", self.linear(f"{name}.linear1", past(z)).relu())
+
+        gate, proposed = two_layers("mlp_gate").sigmoid(), two_layers("mlp_z_prop")
+        variance = torch.log1p(self.linear("prior_logvar.1", proposed.relu()).exp())
+        return (1 - gate) * self.linear("prior_mean", past(z)) + gate * proposed, variance.sqrt()
+
+
+class PublishedSRNN(Published):
+    def encode(self, power: Tensor, z: Tensor) -> Law:
+        hidden = self.lstm("rnn_h", self.mlp("mlp_x_h", past(power)))
+        read = self.lstm("rnn_g", self.mlp("mlp_hx_g", torch.cat([hidden, power], -1)).flip(0)).flip(0)
+        return self.law("inf", self.mlp("mlp_gz_z", torch.cat([read, past(z)], -1)))
+
+    def prior(self, z: Tensor) -> Law:
+        hidden = self.lstm("rnn_h", self.mlp("mlp_x_h", past(self.decode(z) + GAIN * POWER_FLOOR)))
+        return self.law("prior", self.mlp("mlp_hz_z", torch.cat([hidden, past(z)], -1)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Every frame is made of the powers made before, as in its mode of generation. Speech has the floor of the package in every bin."""
+        powers = torch.zeros(0, self.w["gen_logvar.bias"].shape[0], dtype=z.dtype)
+        for t in range(len(z)):
+            hidden = self.lstm("rnn_h", self.mlp("mlp_x_h", torch.cat([powers.new_zeros(1, powers.shape[1]), powers])))[-1]
+            made = self.linear("gen_logvar", self.mlp("mlp_hz_x", torch.cat([hidden, z[t]]))).exp()
+            powers = torch.cat([powers, made[None] + GAIN * POWER_FLOOR])
+        return powers - GAIN * POWER_FLOOR
+
+
+def past(frames: Tensor) -> Tensor:
+    """The frames one earlier; zeros before the first."""
+    return torch.cat([torch.zeros_like(frames[:1]), frames[:-1]])
+
+
+PUBLISHED = {"VAE": Published, "RVAE": PublishedRVAE, "DKF": PublishedDKF, "SRNN": PublishedSRNN}
 
 
 # ---- files ----
@@ -185,19 +288,19 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL.keys())
-def test_encoder_and_decoder_are_those_of_the_published_network(files: Files, settings: Settings) -> None:
-    published = Published(settings, files.write(settings))
+def test_encoder_prior_and_decoder_are_those_of_the_published_network(files: Files, settings: Settings) -> None:
+    published = PUBLISHED[settings["name"]](settings, files.write(settings))
     model = import_dvae(files.checkpoint, files.config)[0].double()
-    x = torch.randn(7, 9, dtype=torch.complex128)
-    z = torch.randn(7, 3, dtype=torch.float64)
-    law = model.encoder(x)
-    law = law.given(z) if isinstance(model.encoder, RecurrentEncoder) else law
-    mean, stddev = published.encode(GAIN * x.abs().square(), z)
-    torch.testing.assert_close(law.mean, mean, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(law.stddev, stddev, rtol=1e-5, atol=1e-5)
+    x, z = torch.randn(7, 9, dtype=torch.complex128), torch.randn(7, 3, dtype=torch.float64)
+    mixture = Mixture(speech=model)
     with torch.no_grad(), poutine.condition(data={"speech.z": z}):
-        heard = Mixture(speech=model)(torch.ones_like(x))["speech"]
-    torch.testing.assert_close(heard.var, published.decode(z) / GAIN + POWER_FLOOR, rtol=1e-5, atol=0.0)
+        mixture.start(x)
+        trace = poutine.trace(mixture).get_trace(x)
+    heard, prior = trace.nodes["_RETURN"]["value"]["speech"], trace.nodes["speech.z"]["fn"]
+    close = functools.partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    close(model.encoder(x).log_prob(z), Normal(*published.encode(GAIN * x.abs().square(), z)).log_prob(z))
+    close(prior.log_prob(z), Normal(*published.prior(z)).log_prob(z).sum(-1))
+    close(heard.var, published.decode(z) / GAIN + POWER_FLOOR)
 
 
 def test_the_published_sizes_give_the_published_number_of_weights(files: Files) -> None:
@@ -225,16 +328,18 @@ def test_stft_of_another_training_is_told(files: Files, capsys: pytest.CaptureFi
     ]
 
 
-@pytest.mark.parametrize("settings", [PUBLISHED_RVAE | {"dim_RNN_h": "9", "dense_g_z": "7"}, VAE | {"x_dim": "257"}], ids=["513", "257"])
+@pytest.mark.parametrize(
+    "settings", [PUBLISHED_RVAE | {"dim_RNN_h": "9", "dense_g_z": "7"}, VAE | {"x_dim": "257"}, DKF, SRNN], ids=["rvae", "vae 257", "dkf", "srnn"],
+)
 def test_the_result_enhances(files: Files, settings: Settings) -> None:
     files.write(settings)
     noisy, clean = files.out.with_name("noisy.wav"), files.out.with_name("clean.wav")
-    soundfile.write(noisy, 0.1 * np.random.default_rng(0).standard_normal(4000), 16_000)
+    soundfile.write(noisy, 0.1 * np.random.default_rng(0).standard_normal(20 * int(settings["x_dim"])), 16_000)
     assert command("import-dvae", files.checkpoint, files.config, "-o", files.out, "--licence", "MIT") == 0
     assert command("enhance", noisy, "-o", clean, "--prior", files.out, "--method", "fast") == 0
     assert weights.card(files.out)["licence"] == "MIT"
     estimate, rate = soundfile.read(clean)
-    assert rate == 16_000 and estimate.shape == (4000,) and np.isfinite(estimate).all() and estimate.any()
+    assert rate == 16_000 and len(estimate) == 20 * int(settings["x_dim"]) and np.isfinite(estimate).all() and estimate.any()
 
 
 class Bomb:
@@ -308,7 +413,7 @@ def test_every_tensor_is_checked(files: Files, change: Callable[[Weights], objec
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"name": "STORM"}, "architecture 'STORM'; can be imported: VAE, RVAE"),
+    ({"name": "STORM"}, "architecture 'STORM'; can be imported: VAE, RVAE, DKF, SRNN"),
     ({"vae_mode": "AV-VAE"}, "no video here"),
     ({"activation": "gelu"}, "expected tanh or relu"),
     ({"x_dim": "many"}, "x_dim = 'many'; expected sizes"),
