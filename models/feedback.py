@@ -17,7 +17,7 @@ from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
 from .encoders import perceptron, power, scaled
-from .recurrent import Layers, RecurrentNormal, State, before, dense
+from .recurrent import Layers, RecurrentNormal, State, advance, before, dense
 
 
 class Taught(NamedTuple):
@@ -130,7 +130,8 @@ class Feedback(nn.Module, ABC):
 
     def advance(self, powers: Tensor, told: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Hidden states of the next frames, (N, T, H), from the powers of the frames before them."""
-        return self.memory(torch.cat([self.listen(scaled(powers) if self.log_input else powers), told], -1), state)
+        heard = self.listen(scaled(powers) if self.log_input else powers)
+        return advance(self.memory, torch.cat([heard, told], -1), state)
 
     def decode(self, hidden: Tensor, shown: Tensor) -> Tensor:
         """Log-variances (N, T, F)."""
