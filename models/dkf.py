@@ -31,6 +31,7 @@ class DKFSpeech(DynamicalVAE):
         reader, past, backward: sizes of the :class:`StructuredEncoder`, and which way it reads.
         log_input: whether the encoder reads log-powers, or powers.
         relu: whether the dense layers have ReLU activations, instead of tanh.
+        bounded: of the :class:`GatedTransition`.
 
     References:
         Krishnan, Shalit & Sontag (2017), Structured inference networks for nonlinear state space models (the deep Markov model).
@@ -41,16 +42,17 @@ class DKFSpeech(DynamicalVAE):
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 16, hidden: Sequence[int] = (32, 64, 128, 256), *, reader: Layers | None = None,
         past: Sequence[int] = (32,), backward: bool = True, log_input: bool = True, relu: bool = False,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
         reader = Layers(128, (256,), (32,)) if reader is None else Layers(*reader)  # a file has plain lists
         self.settings = {
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "reader": reader, "past": list(past), "backward": backward,
-            "log_input": log_input, "relu": relu,
+            "log_input": log_input, "relu": relu, "bounded": bounded,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
         activation = nn.ReLU if relu else nn.Tanh
-        self.transition = GatedTransition(n_latent)
+        self.transition = GatedTransition(n_latent, bounded)
         self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
         self.encoder = StructuredEncoder(n_freqs, n_latent, reader, past, backward=backward, log_input=log_input, activation=activation)
 
@@ -74,19 +76,25 @@ class GatedTransition(nn.Module):
 
     The mean is linear where the gate is shut and a network where it is open; the variance is a softplus of that network.
 
+    Args:
+        n_latent: L.
+        bounded: whether that network gives values from 0 to 1 only.
+
     References:
-        Krishnan, Shalit & Sontag (2017), section 5.
+        Krishnan, Shalit & Sontag (2017), section 5; Golmakani, Sadeghi & Serizel (2023), Audio-visual speech
+        enhancement with a deep Kalman filter generative model (bounded).
     """
 
-    def __init__(self, n_latent: int) -> None:
+    def __init__(self, n_latent: int, bounded: bool = False) -> None:
         super().__init__()
+        self.bounded = bounded
         self.gate = perceptron([n_latent] * 3, nn.ReLU)
         self.proposed = perceptron([n_latent] * 3, nn.ReLU)
         self.linear = nn.Linear(n_latent, n_latent)
         self.variance = nn.Linear(n_latent, n_latent)
 
     def forward(self, past: Tensor, _: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        proposed = self.proposed(past)
+        proposed = self.proposed(past).sigmoid() if self.bounded else self.proposed(past)
         loc = torch.lerp(self.linear(past), proposed, self.gate(past).sigmoid())
         return loc, softplus(self.variance(proposed.relu())).sqrt(), state
 

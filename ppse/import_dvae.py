@@ -1,4 +1,4 @@
-"""Speech priors from published checkpoints of dynamical VAEs (the DVAE, DVAE_SE and ps-rvae-se repositories)."""
+"""Speech priors from published checkpoints of dynamical VAEs (the DVAE, DVAE_SE, ps-rvae-se and av-dkf repositories)."""
 
 from __future__ import annotations
 
@@ -126,9 +126,12 @@ def _rvae(network: Network) -> Layout:
 def _dkf(network: Network) -> Layout:
     reader = Layers(network.size("dim_RNN_gx"), network.sizes("dense_x_gx"), network.sizes("dense_g_z"), network.size("num_RNN_gx"))
     past, hidden = network.sizes("dense_ztm1_g"), network.sizes("dense_z_x")
+    for key, expected in (("rnn", "LSTM"), ("inference", "gated")):
+        if network.text(key, expected) != expected:
+            raise WeightsError(f"{network.path}: {key} = {network.text(key)}; of these networks only those with {expected} can be imported")
     model = DKFSpeech(
         network.size("x_dim"), network.size("z_dim"), hidden, reader=reader, past=past, backward=not network.flag("bidir_gx"), log_input=False,
-        relu=_relu(network),
+        relu=_relu(network), bounded=network.text("vae_mode", "") == "A-DKF",  # a sigmoid, of which the config says nothing
     )
     names = (
         _dense("encoder.reader.before", "mlp_x_gx", len(reader.before))

@@ -52,6 +52,7 @@ ALL = {
     "rvae deep": RVAE | DEEP, "rvae deep dense causal": RVAE | DEEP | DENSE | CAUSAL,
     "rvae reads both ways": RVAE | {"bidir_h": "False"}, "rvae writes both ways": RVAE | DEEP | {"bidir_g_x": "False"},
     "dkf": DKF, "dkf both ways": DKF | {"bidir_gx": "True", "num_RNN_gx": "2", "dense_ztm1_g": "4,7", "activation": "relu"},
+    "dkf of av-dkf": DKF | {"vae_mode": "A-DKF", "rnn": "LSTM", "inference": "gated"},
     "dkf without dense": DKF | {key: "" for key in DKF if key.startswith("dense")},
     "srnn": SRNN, "srnn deep": SRNN | {"num_RNN_h": "2", "num_RNN_g": "2", "activation": "relu"},
     "srnn without dense": SRNN | {key: "" for key in SRNN if key.startswith("dense")},
@@ -149,6 +150,7 @@ class Published:
     def __init__(self, settings: Settings, w: Weights) -> None:
         self.w = {key: value.double() for key, value in w.items()}
         self.activation = torch.relu if settings["activation"] == "relu" else torch.tanh
+        self.bounded = settings.get("vae_mode") == "A-DKF"
 
     def encode(self, power: Tensor, z: Tensor) -> Law:
         """Of every z_t given the frames and the z before it."""
@@ -219,6 +221,7 @@ class PublishedDKF(Published):
             return self.linear(f"{name}.linear2", self.linear(f"{name}.linear1", past(z)).relu())
 
         gate, proposed = two_layers("mlp_gate").sigmoid(), two_layers("mlp_z_prop")
+        proposed = proposed.sigmoid() if self.bounded else proposed
         variance = torch.log1p(self.linear("prior_logvar.1", proposed.relu()).exp())
         return (1 - gate) * self.linear("prior_mean", past(z)) + gate * proposed, variance.sqrt()
 
@@ -454,6 +457,12 @@ def test_configs_with_a_setting_missing_or_that_are_no_config(files: Files) -> N
             import_dvae(files.checkpoint, files.config)
     files.config.unlink()
     with pytest.raises(WeightsError, match=r"config.ini: not a readable config"):
+        import_dvae(files.checkpoint, files.config)
+
+
+def test_networks_of_other_cells_are_refused(files: Files) -> None:
+    files.write(DKF | {"rnn": "GRU"})
+    with pytest.raises(WeightsError, match="rnn = GRU; of these networks only those with LSTM"):
         import_dvae(files.checkpoint, files.config)
 
 
