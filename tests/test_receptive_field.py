@@ -54,3 +54,12 @@ def test_receptive_field_of_priors_of_speech(speech: VAESpeech | RVAESpeech, rea
     model = Mixture(speech=speech, noise=StationaryNoise())
     model.start(x)
     assert receptive_field(log_density(model, x, chains=2, block=("utterances",))) == reach
+
+
+def test_a_reach_that_is_long_counts_all() -> None:
+    def model() -> None:
+        with pyro.plate("frames", 200, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(200, dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(_smoothed(z, 40, 40), 1.0), obs=torch.ones(200, dtype=torch.float64))
+
+    assert receptive_field(log_density(model, block=())) == (199, 199)

@@ -17,6 +17,10 @@ FRAMES = "frames"
 PROBES = 8
 """Frames that are looked at one by one, both ends among them."""
 
+LARGEST = 64
+"""Frames that a term may reach in all, before and after its own. What reaches further counts as reaching everything: to check it would cost
+more than windows side by side bring, and recurrent networks forget so slowly that their reach is a matter of rounding."""
+
 
 class ReceptiveField(NamedTuple):
     """The term of frame t depends on the latents of frames t - before … t + after.
@@ -33,8 +37,8 @@ def receptive_field(target: LogDensity) -> ReceptiveField:
 
     The slopes of the terms of some frames, those at both ends among them, tell it: a frame is out of reach when they are exactly 0. Then
     it is checked for all frames, by random weights on the terms of frames so far apart that their reaches do not touch, and by moving
-    frames one by one, for what has no slope. When the check fails, all frames count as in reach, which is always safe. What is beyond
-    the precision of the numbers, such as what a recurrent network remembers after very many frames, is out of reach.
+    frames one by one, for what has no slope. When the check fails, and for a reach above :data:`LARGEST`, all frames count as in
+    reach, which is always safe.
 
     Cost: one evaluation with 2 (before + after) + 10 backward passes, and 9 evaluations. Random: a position from the prior.
 
@@ -61,8 +65,9 @@ def receptive_field(target: LogDensity) -> ReceptiveField:
         felt = _slopes(terms, value, leaves, torch.arange(count, device=value.device) == t).any(0).nonzero().flatten().tolist()
         behind, ahead = max([behind, *(t - u for u in felt)]), max([ahead, *(u - t for u in felt)])
     field = ReceptiveField(behind, ahead)
-    everything = ReceptiveField(count - 1, count - 1)
-    return field if _holds_by_slopes(terms, value, leaves, field) and _holds_by_moves(terms, leaves, field, probes) else everything
+    if sum(field) <= LARGEST and _holds_by_slopes(terms, value, leaves, field) and _holds_by_moves(terms, leaves, field, probes):
+        return field
+    return ReceptiveField(count - 1, count - 1)
 
 
 def frame_terms(target: LogDensity) -> LogDensity:

@@ -98,5 +98,6 @@ class StateSpace:
         """What the decoder sees, in one product over all frames."""
         if not self.recurrent:
             return z
-        lag = torch.arange(len(self.x))[:, None] - torch.arange(len(self.x))
+        index = torch.arange(len(self.x), device=self.x.device)
+        lag = index[:, None] - index
         return torch.where(lag >= 0, self.memory ** lag.clamp_min(0).to(self.x), 0.0) @ z
