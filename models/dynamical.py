@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 from pyro.nn import PyroModule
@@ -53,3 +54,7 @@ class DynamicalVAE(PyroModule):
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
         """As :meth:`start`."""
         self.start(x, observed)
+
+    def teach(self, s: Tensor, share: float) -> AbstractContextManager[None]:
+        """For priors that listen to the past of speech (:class:`ppse.models.feedback.FeedbackVAE`); changes nothing in the others."""
+        return nullcontext()

@@ -25,6 +25,10 @@ PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, SRNNSpeech)
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
     "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
+    "dkf": lambda latent, hidden: DKFSpeech(n_latent=latent, reader=Layers(hidden, (2 * hidden,), (2 * latent,))),
+    "srnn": lambda latent, hidden: SRNNSpeech(
+        n_latent=latent, memory=Layers(hidden, (2 * hidden,), (2 * hidden,)), reader=Layers(hidden, (2 * hidden,), (2 * latent,)),
+    ),
 }
 """Untrained dynamical VAEs by name, of so many latents, with recurrent layers of that size."""
 

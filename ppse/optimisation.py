@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import weights
 from .corpus import Speech
+from .workers import Alone, Workers, average_gradients
 
 
 class TrainingError(ValueError):
@@ -36,11 +37,25 @@ class Epoch(NamedTuple):
         return f"training {self.training:.1f}, validation {self.validation:.1f} nats per frame ({self.seconds:.0f} s)"
 
 
+class Phase(NamedTuple):
+    """What a loss is told of the phase that training is in.
+
+    Attributes:
+        beta: weight of the KL divergence.
+        taught: share of the frames in which a prior that listens to the past of speech hears the observed one; see
+            :meth:`ppse.models.feedback.FeedbackVAE.teach`.
+    """
+
+    beta: float
+    taught: float
+
+
 class Schedule(NamedTuple):
     """How long and how fast to train: Adam, learning rate falling along a cosine, early stopping.
 
     The weight of the KL divergence in the loss rises in equal steps to ``beta`` during the first ``warm_up`` epochs, so that a strong
-    decoder learns to use the latents before they cost anything. Validation has the full weight from the start. With ``mixed``
+    decoder learns to use the latents before they cost anything. Priors that listen to the past of speech hear the observed one in the first
+    sixth of the epochs, their own from the middle on, and both by chance in between. Validation is as in the end from the start. With ``mixed``
     precision the matrix products of training, not of validation, are in bfloat16 where the processor or GPU can.
     """
 
@@ -53,18 +68,20 @@ class Schedule(NamedTuple):
     warm_up: int = 0
     mixed: bool = False
 
-    def kl_weight(self, epoch: int) -> float:
-        """Of the KL divergence in that epoch, the first being 0."""
-        return self.beta * min(1.0, (epoch + 1) / (self.warm_up + 1))
+    def phase(self, epoch: int) -> Phase:
+        """That of an epoch, the first being 0."""
+        start, end = self.epochs / 6, self.epochs / 2
+        taught = min(1.0, max(0.0, (end - epoch) / (end - start)))
+        return Phase(self.beta * min(1.0, (epoch + 1) / (self.warm_up + 1)), taught)
 
 
-Batch = Callable[[Speech, torch.Generator, float], Tensor]
+Batch = Callable[[Speech, torch.Generator, Phase], Tensor]
 Report = Callable[[Epoch, list[Epoch]], None]
 
 
 def optimise(
     model: nn.Module, parameters: list[nn.Parameter], loss: Batch, training: Speech, validation: Speech, steps: int,
-    out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None,
+    out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None, team: Workers | None = None,
 ) -> list[Epoch]:
     """Minimise a loss by Adam, in place, and write the weights of the best epoch to ``out``.
 
@@ -74,9 +91,10 @@ def optimise(
     Args:
         model: its weights at the best epoch are written, and are what it has in the end.
         parameters: which of the model are trained.
-        loss: (data, generator, weight of the KL divergence) → loss of a random batch, in nats per frame.
-        steps: batches per epoch.
+        loss: (data, generator, phase) → loss of a random batch, in nats per frame.
+        steps: batches per epoch, of all workers together.
         out: weights file; the state of an unfinished run is beside it, with suffix ``.resume``.
+        team: who trains, side by side: gradients are averaged, and the first one writes. This process alone, unless given.
 
     Returns:
         the log of all epochs.
@@ -89,7 +107,10 @@ def optimise(
         "card": {key: value for key, value in card.items() if key != "versions"}, "schedule": schedule._asdict(), "sizes": model.settings,
         "stage": [list(p.shape) for p in parameters], "steps": steps, "data": [training.fingerprint, validation.fingerprint],
     }
+    team = team or Alone()
     out, resume = Path(out), Path(out).with_suffix(".resume")
+    model.to(team.device)
+    steps = math.ceil(steps / team.count)
     optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     log: list[Epoch] = []
     checks = max(1, min(40, round(steps * validation.n_frames / training.n_frames)))
@@ -104,16 +125,18 @@ def optimise(
             rate = schedule.final_learning_rate + (schedule.learning_rate - schedule.final_learning_rate) * (1 + math.cos(math.pi * phase)) / 2
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + epoch)
+            seed = schedule.seed * 1_000_003 + epoch + 1_000_000_007 * team.rank
+            generator = torch.Generator().manual_seed(seed)
             with torch.random.fork_rng():
-                torch.manual_seed(schedule.seed * 1_000_003 + epoch)
+                torch.manual_seed(seed)
                 total = 0.0
                 model.train()
                 for step in range(steps):
                     optimiser.zero_grad()
                     with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=schedule.mixed):
-                        value = loss(training, generator, schedule.kl_weight(epoch))
+                        value = loss(training, generator, schedule.phase(epoch))
                     value.backward()
+                    average_gradients(parameters, team)
                     norm = nn.utils.clip_grad_norm_(parameters, 100.0)
                     _assert_finite(out, epoch, {f"loss of training step {step + 1}": value.item(), f"gradient of step {step + 1}": norm.item()})
                     optimiser.step()
@@ -122,13 +145,16 @@ def optimise(
                 check = _validate(loss, validation, schedule, checks)
                 _assert_finite(out, epoch, {"validation loss": check})
             log.append(Epoch(epoch, total / steps, check, rate, time.monotonic() - start))
-            if check < best:
+            if check < best and team.rank == 0:
                 weights.write(model, out, {**card, "validation_loss": check, "epoch": epoch, "schedule": schedule._asdict()})
-            _save(resume, identity, model, parameters, optimiser, log)
-            if report:
-                report(log[-1], log)
+            if team.rank == 0:
+                _save(resume, identity, model, parameters, optimiser, log)
+                if report:
+                    report(log[-1], log)
+    team.wait()
     best_tensors, _ = weights.read(out)
     model.load_state_dict(best_tensors)
+    team.wait()
     resume.unlink(missing_ok=True)
     return log
 
@@ -138,7 +164,7 @@ def _validate(loss: Batch, validation: Speech, schedule: Schedule, batches: int)
     generator = torch.Generator().manual_seed(schedule.seed + 1)
     torch.manual_seed(schedule.seed + 1)
     with torch.no_grad():
-        return sum(loss(validation, generator, schedule.beta).item() for _ in range(batches)) / batches
+        return sum(loss(validation, generator, Phase(schedule.beta, taught=0.0)).item() for _ in range(batches)) / batches
 
 
 def _assert_finite(out: Path, epoch: int, values: dict[str, float]) -> None:
@@ -182,5 +208,5 @@ def _restore(
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     for i, parameter in enumerate(parameters):
         prefix = f"adam.{i}."
-        optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        optimiser.state[parameter] = {k.removeprefix(prefix): v.to(parameter.device) if v.dim() else v for k, v in tensors.items() if k.startswith(prefix)}
     return [Epoch(int(row[0]), *row[1:]) for row in tensors["log"].tolist()]

@@ -23,7 +23,7 @@ from .guides import EncoderGuide
 from .mixture import Mixture
 from .models import VAESpeech
 from .models.dynamical import DynamicalVAE
-from .optimisation import Epoch, Report, Schedule, TrainingError, optimise
+from .optimisation import Epoch, Phase, Report, Schedule, TrainingError, optimise
 from .stft import POWER_FLOOR, level
 
 __all__ = ["Epoch", "Schedule", "TrainingError", "train", "train_noisy_encoder"]
@@ -74,9 +74,9 @@ def train(
     model = Mixture(speech=vae)
     guide = EncoderGuide({"speech.z": vae.encoder})
 
-    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
+    def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
         s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1)
-        return negative_elbo(model, guide, floored(s), beta=beta) / s.shape[-2]
+        return negative_elbo(model, guide, floored(s), beta=phase.beta) / s.shape[-2]
 
     steps = math.ceil(training.n_frames / batch)
     parameters = [*vae.encoder.parameters(), *vae.decoder.parameters()]
@@ -97,12 +97,13 @@ def train_sequences(
     model = Mixture(speech=prior)
     guide = EncoderGuide({"speech.z": prior.encoder})
 
-    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
+    def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
         s, whole = speech.sequences(batch, frames, generator)
         s, whole = floored(at_random_level(s, generator)).unsqueeze(1), whole.unsqueeze(1)
         observed = None if bool(whole.all()) else whole
         model.start(s, observed)
-        return negative_elbo(model, guide, s, observed, beta) / int(whole.sum())
+        with prior.teach(s, phase.taught):
+            return negative_elbo(model, guide, s, observed, phase.beta) / int(whole.sum())
 
     steps = math.ceil(training.n_frames / (batch * frames))
     return optimise(prior, list(prior.parameters()), loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
@@ -134,7 +135,7 @@ def train_noisy_encoder(
     for parameter in parameters:
         parameter.requires_grad_(True)
 
-    def loss(speech: Speech, generator: torch.Generator, beta: float) -> Tensor:
+    def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
         clean, noise = noisy_segments(speech, batch, frames, generator)
         law = ComplexNormal(0j, local_power(noise))
         model = Mixture(speech=vae, noise=lambda _: law)
@@ -142,7 +143,7 @@ def train_noisy_encoder(
         guide = EncoderGuide({"speech.z": _Read(encoder.read(clean + noise, heard))})
         expected = _circular(clean.abs().square() + law.var + POWER_FLOOR)
         unheard = -ComplexNormal(0j, heard.noise + POWER_FLOOR).log_prob(_circular(law.var + POWER_FLOOR)).sum()
-        return (negative_elbo(model, guide, expected, beta=beta) + unheard) / (batch * frames)
+        return (negative_elbo(model, guide, expected, beta=phase.beta) + unheard) / (batch * frames)
 
     steps = math.ceil(training.n_frames / (batch * frames))
     return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)

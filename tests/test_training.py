@@ -73,8 +73,13 @@ def test_memory_pays_where_speech_has_it(files: list[Path], tmp_path: Path) -> N
 
 def test_weight_of_the_divergence_rises_to_beta() -> None:
     schedule = Schedule(beta=2.0, warm_up=3)
-    assert [schedule.kl_weight(epoch) for epoch in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert Schedule(beta=0.1).kl_weight(0) == 0.1
+    assert [schedule.phase(epoch).beta for epoch in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert Schedule(beta=0.1).phase(0).beta == 0.1
+
+
+def test_share_of_the_observed_past_falls_to_none() -> None:
+    assert [Schedule(epochs=12).phase(epoch).taught for epoch in range(8)] == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert Schedule(epochs=1).phase(0).taught == 1
 
 
 class Interrupted(Exception):
