@@ -76,6 +76,16 @@ class NMFNoise(PyroModule):
         h = h * mean.reshape(*mean.shape[:-2], *(1,) * (h.dim() - mean.dim() + 2))
         self.H = PyroParam(h.clamp_min(PARAMETER_FLOOR), constraints.positive)
 
+    def slide(self, before: int, dropped: int, after: int, power: float = 1.0) -> None:
+        """Activations of ``after`` frames from those of ``before``, of one recording that goes on: the first ``dropped`` are gone, and what
+        is new begins as the last one was. All are multiplied by ``power``, when the unit of the recording has changed. Not random.
+        """
+        index = (torch.arange(after, device=self.H.device) + dropped).clamp_max(before - 1)
+        h = self._at_frames(self.H, before)[index] * power
+        if self.spacing > 1:
+            h = h[torch.linspace(0, after - 1, len(_tents(after, self.spacing))).round().long()]
+        self.H = PyroParam(h.detach().clamp_min(PARAMETER_FLOOR), constraints.positive)
+
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the noise STFT, (…, T, F), in squared STFT units."""
         w = self._patterns()

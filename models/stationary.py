@@ -27,6 +27,10 @@ class StationaryNoise(PyroModule):
         mean = (power * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
         self.spectrum = PyroParam((mean if x.dim() > 2 else mean.squeeze(-2)).clamp_min(PARAMETER_FLOOR), constraints.positive)
 
+    def slide(self, before: int, dropped: int, after: int, power: float = 1.0) -> None:
+        """The recording goes on (:meth:`NMFNoise.slide`): no frame has anything of its own, and the spectrum is multiplied by ``power``."""
+        self.spectrum = (self.spectrum * power).detach().clamp_min(PARAMETER_FLOOR)
+
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the noise STFT, (…, T, F), in squared STFT units."""
         if "spectrum" not in self._pyro_params:
