@@ -183,7 +183,8 @@ def train_dvae(
     model: Annotated[str, typer.Argument(help=", ".join(choices.DYNAMICAL) + ".")],
     inputs: Annotated[list[str], typer.Argument(help="Folders of clean speech, two speakers or more.", metavar="SPEECH…")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
-    latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = 32,
+    around: Annotated[str, typer.Option(help=f"Put the memory around this VAE, a shipped name or a file ({', '.join(choices.AROUND)}).")] = "",
+    latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame; that of the VAE, with --around.")] = 32,
     hidden: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = 128,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = recipe.SequenceRecipe.epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = recipe.SequenceRecipe.learning_rate,
@@ -202,11 +203,15 @@ def train_dvae(
 
     Example: `ppse train-dvae rvae LibriSpeech/train-clean-100 -o rvae.safetensors --licence "CC BY 4.0"`
 
-    As `ppse train`: speakers are read off the file names, and an interrupted run goes on where it was.
+    As `ppse train`: speakers are read off the file names, and an interrupted run goes on where it was. With little data or time,
+    start from a trained VAE: `ppse train-dvae rvae --around vae …`.
     """
     _check_weights_name(out)
     if model not in choices.DYNAMICAL:
         raise typer.BadParameter(f"no dynamical VAE '{model}'; there are {', '.join(choices.DYNAMICAL)}", param_hint="MODEL")
+    if around and model not in choices.AROUND:
+        raise typer.BadParameter(f"there is nothing to put around a VAE in '{model}'; leave --around out", param_hint="--around")
+    vae = VAESpeech.pretrained(around) if around else None
     settings = recipe.SequenceRecipe(epochs, learning_rate, beta, warm_up, mixed, batch, frames, patience, validation, seed)
     with progress_bars() as progress:
         advance = bar(progress, model)
@@ -217,8 +222,8 @@ def train_dvae(
             plots.plot_training(log, out.with_suffix(".png"))
 
         recipe.train_sequence_prior(
-            lambda: choices.DYNAMICAL[model](latent, hidden), inputs, out, settings, note=data_note, licence=licence, report=report,
-            reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
+            lambda: choices.AROUND[model](vae, hidden) if vae else choices.DYNAMICAL[model](latent, hidden), inputs, out, settings,
+            note=data_note, licence=licence, report=report, reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
 
