@@ -1,6 +1,6 @@
 """Samplers of coupled frames: what the published acceptance of single frames gets wrong, and what windows cost and bring.
 
-    python benchmarks/coupled.py [--chains 200] [--steps 2000] [--seconds 3] [--sweeps 40] [--windows 4 8 16] [--out FILE.md]
+    python benchmarks/coupled.py [--chains 200] [--steps 1500] [--seconds 3] [--sweeps 30] [--windows 4 16] [--out FILE.md]
 
 First a linear-Gaussian state-space model of 20 frames, whose posterior the Kalman smoother knows: the memory is in the prior (a chain) or in
 the decoder (recurrent), the noise moderate or low. Errors are in standard deviations of the posterior. Then the bundled recording
@@ -55,8 +55,8 @@ def samplers(target: LogDensity) -> dict[str, tuple[Kernel, int]]:
     """Kernels, and how many steps they take for each 100 of the published ones."""
     windows = frame_windows(target, 5)
     return {
-        "HMC, utterances": (hmc(target, 0.15, 10), 20),
-        "HMC, windows of 5": (windowed(target, windows, lambda t: hmc(t, 0.2, 8)), 20),
+        "HMC, utterances": (hmc(target, 0.08, 20), 20),
+        "HMC, windows of 5": (windowed(target, windows, lambda t: hmc(t, 0.12, 12)), 20),
         "MHEM as published (step 0.1)": (per_frame_acceptance(target, lambda t: metropolis(t, 0.1)), 100),
         "MALAEM as published (step 0.01)": (per_frame_acceptance(target, lambda t: mala(t, 0.01)), 100),
     }
@@ -139,10 +139,10 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=int, default=200, help="on the linear-Gaussian model")
-    parser.add_argument("--steps", type=int, default=2000, help="of the published samplers on it; a fifth of the others")
+    parser.add_argument("--steps", type=int, default=1500, help="of the published samplers on it; a fifth of the others")
     parser.add_argument("--seconds", type=float, default=3.0, help="of the bundled recording")
-    parser.add_argument("--sweeps", type=int, default=40, help="on it, after as many that tune the step size")
-    parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16], help="frames of a window")
+    parser.add_argument("--sweeps", type=int, default=30, help="on it, after as many that tune the step size")
+    parser.add_argument("--windows", type=int, nargs="+", default=[4, 16], help="frames of a window")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Markdown file")
