@@ -135,8 +135,12 @@ def resample(wave: Wave, source: int, target: int) -> Wave:
     if source == target or wave.size == 0:
         return wave
     result: Wave = soxr.resample(wave, source, target, quality="VHQ").astype(np.float32)
-    length = -(-wave.size * target // source)
-    return np.pad(result[:length], (0, max(0, length - result.size)))  # the resampler may be a sample off
+    return fitted(result, -(-wave.size * target // source))  # the resampler may be a sample off
+
+
+def fitted(wave: Wave, length: int) -> Wave:
+    """Cut or zero-padded to the length."""
+    return np.pad(wave[:length], (0, max(0, length - wave.size)))
 
 
 def write(path: str | os.PathLike[str], samples: NDArray[np.floating], rate: int, subtype: str | None = None) -> None:

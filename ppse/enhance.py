@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import time
 from collections.abc import Callable
@@ -13,22 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyro.poutine as poutine
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio, methods
+from .channel import Channel
 from .infer import Draws
-from .inference import Inference, Keep, resume, side_by_side
+from .inference import Keep, resume, side_by_side
 from .inference_data import to_arviz
 from .methods import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
-from .narrowband import band, edge_gain, share_rest
 from .priors import Graph
-from .stft import STFT, active_mean, frame_power
+from .stft import STFT
 from .stitching import starts_as_chains, windows_in_a_row
-from .windows import OVERLAP, WINDOW, add_frames, fade, windows
+from .windows import OVERLAP, WINDOW, fade, windows
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -178,21 +176,10 @@ def enhance(
     16 kHz the missing band is marked as not observed; their own highest frequencies, which the resampling filter
     takes, are shared out as those right below. Digital silence comes out as it is.
     """
-    if isinstance(recording, str | os.PathLike):
-        samples, sample_rate = audio.read(recording)
-        audio.check(samples, str(recording))
-    else:
-        samples = _samples(recording)
-    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
-    method, stft = (method or methods.default()).suited(model), _stft(model)
-    if window * stft.sample_rate < 2 * stft.n_fft:
-        raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
-    if draws < 0:
-        raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
-    model = copy.deepcopy(model).to(device)
-    result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
-    if draws:
-        result.draws = {name: np.zeros((draws, *samples.shape), np.float32) for name in model.sources}
+    samples, sample_rate = opened(recording, sample_rate)
+    model, method, stft = prepared(model, method, window, draws)
+    model.to(device)
+    result = blank(samples, sample_rate, model, stft, draws)
     started = time.monotonic()
     for channel, wave in enumerate(samples):
         def progress(done: float, channel: int = channel) -> None:
@@ -203,6 +190,34 @@ def enhance(
         with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
             _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, progress)
     result.seconds = time.monotonic() - started
+    return result
+
+
+def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rate: int) -> tuple[NDArray[np.float32], int]:
+    """Samples (channels, N) of a file or an array, and their rate; refused where they cannot be a recording, as by :func:`enhance`."""
+    if isinstance(recording, str | os.PathLike):
+        samples, sample_rate = audio.read(recording)
+        audio.check(samples, str(recording))
+        return samples, sample_rate
+    return _samples(recording), sample_rate
+
+
+def prepared(model: Mixture | None, method: Method | None, window: float, draws: int) -> tuple[Mixture, Method, STFT]:
+    """A copy of the model, the method that suits it, and its STFT; the defaults of :func:`enhance`, and its errors."""
+    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
+    stft = _stft(model)
+    if window * stft.sample_rate < 2 * stft.n_fft:
+        raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
+    if draws < 0:
+        raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
+    return copy.deepcopy(model), (method or methods.default()).suited(model), stft
+
+
+def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: STFT, draws: int) -> Enhancement:
+    """The result for a recording before anything is known: all sources silent."""
+    result = Enhancement(sample_rate, samples, {name: np.zeros_like(samples) for name in model.sources}, stft=stft)
+    if draws:
+        result.draws = {name: np.zeros((draws, *samples.shape), np.float32) for name in model.sources}
     return result
 
 
@@ -220,21 +235,15 @@ def _enhance_channel(
 ) -> None:
     """Fill in one channel of the result, window by window."""
     stft = result.stft
-    wave = torch.from_numpy(audio.resample(samples, result.sample_rate, stft.sample_rate))
-    # Row 0 is the estimate, the others are draws.
-    outputs = {name: torch.zeros(1 + keep.sources, len(wave)) for name in model.sources}
-    scale = _scale(wave, stft)
-    n_frames, observed = stft.n_frames(len(wave)), band(stft, result.sample_rate, device)
-    variances = {name: torch.zeros(n_frames, stft.n_freqs) for name in model.sources} if std else {}
-    gains = {name: torch.zeros(n_frames, 1) for name in model.sources} if observed is not None else {}
-    stretches = windows(len(wave), int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop)
+    parts = Channel(samples, result.sample_rate, model.sources, stft, std, keep.sources, device)
+    length, observed = len(parts.wave), parts.observed
+    stretches = windows(length, int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop)
     followed = False
     for i, (first, last) in enumerate(stretches):
-        piece = wave[first:last]
-        if not piece.any():
+        if not parts.wave[first:last].any():
             progress((i + 1) / len(stretches))
             continue
-        x = (stft.analysis(piece) / scale).to(device)
+        x = parts.stretch(first, last)
         (model.follow if followed else model.start)(*side_by_side(x, observed, method.starts))
         followed = True
 
@@ -242,42 +251,14 @@ def _enhance_channel(
             progress((i + (iteration + 1) / method.all_iterations) / len(stretches))
 
         inferred = resume(model, x, method, observed, keep=keep, callback=note)
-        result.traces.append(_trace(inferred, channel, first / stft.sample_rate))
+        acceptance = [float(info.acceptance.mean()) for info in inferred.info]
+        result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
         if inferred.run is not None:
             given = side_by_side(x, observed, method.starts)
             result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *given, moved=not method.priors))
             model = copy.deepcopy(model)  # the run keeps the one of this window
-        weight = fade(stretches, i)
-        for name, law in inferred.sources.items():
-            loc, var = law.loc, law.var
-            if observed is not None:
-                loc, var = loc * observed, var * observed
-                add_frames(gains[name], edge_gain(loc, x, observed).cpu(), first // stft.hop, weight[:: stft.hop])
-            rows = torch.cat([loc[None], inferred.source_draws[name]]) if keep.sources else loc[None]
-            outputs[name][:, first:last] += weight * (stft.synthesis(rows if observed is None else rows * observed, last - first) * scale).cpu()
-            if std:
-                add_frames(variances[name], var.cpu() * scale**2, first // stft.hop, weight[:: stft.hop])
-    for name, var in variances.items():
-        result.std.setdefault(name, np.zeros((len(result.noisy), *var.shape), np.float32))[channel] = var.sqrt().numpy()
-    for row in range(1 + keep.sources):
-        waves = {
-            name: _fitted(audio.resample(output[row].numpy(), stft.sample_rate, result.sample_rate), samples.size) for name, output in outputs.items()
-        }
-        if gains:
-            share_rest(samples, waves, gains, stft, result.sample_rate)
-        for name, finished in waves.items():
-            (result.draws[name][row - 1] if row else result.estimates[name])[channel] = finished
-
-
-def _scale(wave: Tensor, stft: STFT) -> float:
-    """Square root of the level of a waveform, a minute at a time so that an hour needs no more memory."""
-    step = 60 * stft.sample_rate
-    power = torch.cat([frame_power(stft.analysis(wave[i : i + step])) for i in range(0, len(wave), step)])
-    return math.sqrt(active_mean(power).item())
-
-
-def _trace(inferred: Inference, channel: int, start: float) -> Trace:
-    return Trace(channel, start, inferred.objective, [float(info.acceptance.mean()) for info in inferred.info])
+        parts.add(first, fade(stretches, i), x, inferred.sources, inferred.source_draws)
+    parts.write(result, channel)
 
 
 def _samples(recording: NDArray[Any] | Tensor) -> NDArray[np.float32]:
@@ -304,8 +285,3 @@ def _samples(recording: NDArray[Any] | Tensor) -> NDArray[np.float32]:
         result: NDArray[np.float32] = samples.astype(np.float32)
     audio.check(result, "the samples")
     return result
-
-
-def _fitted(wave: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Cut or zero-padded to the length: resampling there and back may be a sample off."""
-    return np.pad(wave[:length], (0, max(0, length - wave.size)))
