@@ -62,12 +62,13 @@ def import_dvae(checkpoint: str | os.PathLike[str], config: str | os.PathLike[st
         enhancement using dynamical variational autoencoders.
     """
     network = Network(config)
-    layout = _layout(network)
+    with torch.device("meta"):  # no memory is taken before the sizes have been compared
+        layout = _layout(network)
     tensors = read_tensors(checkpoint)
     ours = layout.model.state_dict()
     _check(checkpoint, tensors, layout, ours)
     tensors = _in_our_terms({key: value.float() for key, value in tensors.items()}, layout)
-    layout.model.load_state_dict({name: torch.cat([tensors[part] for part in parts]) for name, parts in layout.names.items()})
+    layout.model.load_state_dict({name: torch.cat([tensors[part] for part in parts]) for name, parts in layout.names.items()}, assign=True)
     card = {
         "data": network.text("dataset_name", "unknown", "DataFrame"),
         "published": {"checkpoint": Path(checkpoint).name, "architecture": network.text("name"), "tag": network.text("tag", "")},

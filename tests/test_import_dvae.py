@@ -424,6 +424,7 @@ def test_every_tensor_is_checked(files: Files, change: Callable[[Weights], objec
     ({"dim_RNN_h": "999999999"}, "from 1 to 65536"),
     ({"dense_h_x": "8,,8"}, "dense_h_x = ''; expected sizes"),
     ({"bidir_h": "perhaps"}, "expected True or False"),
+    ({"dim_RNN_h": "65536"}, "is the config.ini the one of this checkpoint"),  # 69 GB, were they asked for
     ({"dim_RNN_h": "7"}, "is the config.ini the one of this checkpoint"),
     ({"bidir_h": "False"}, "tensors are not in this network"),
 ])
