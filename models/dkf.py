@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
 import pyro
 import torch
@@ -14,8 +15,9 @@ from ..distributions import ComplexNormal
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
-from .encoders import log_power, perceptron, power
+from .encoders import log_power, moments, perceptron, power, read_ahead, take_over
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, dense, lengths
+from .vae import VAESpeech
 
 
 class DKFSpeech(DynamicalVAE):
@@ -28,8 +30,8 @@ class DKFSpeech(DynamicalVAE):
         n_freqs: F.
         n_latent: L, dimension of z.
         hidden: sizes of the hidden layers of the decoder.
-        reader, past, backward: sizes of the :class:`StructuredEncoder`, and which way it reads.
-        log_input: whether the encoder reads log-powers, or powers.
+        reader, past, backward, skip: sizes of the :class:`StructuredEncoder`, which way it reads, and whether it sees the present frame itself.
+        log_input: as for :class:`ppse.models.encoders.FrameEncoder`.
         relu: whether the dense layers have ReLU activations, instead of tanh.
         bounded: of the :class:`GatedTransition`.
 
@@ -41,20 +43,40 @@ class DKFSpeech(DynamicalVAE):
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 16, hidden: Sequence[int] = (32, 64, 128, 256), *, reader: Layers | None = None,
-        past: Sequence[int] = (32,), backward: bool = True, log_input: bool = True, relu: bool = False,
+        past: Sequence[int] = (32,), backward: bool = True, skip: bool = False, log_input: bool = True, relu: bool = False,
         bounded: bool = False,
     ) -> None:
         super().__init__()
         reader = Layers(128, (256,), (32,)) if reader is None else Layers(*reader)  # a file has plain lists
         self.settings = {
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "reader": reader, "past": list(past), "backward": backward,
-            "log_input": log_input, "relu": relu, "bounded": bounded,
+            "skip": skip, "log_input": log_input, "relu": relu, "bounded": bounded,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
         activation = nn.ReLU if relu else nn.Tanh
         self.transition = GatedTransition(n_latent, bounded)
         self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
-        self.encoder = StructuredEncoder(n_freqs, n_latent, reader, past, backward=backward, log_input=log_input, activation=activation)
+        self.encoder = StructuredEncoder(
+            n_freqs, n_latent, reader, past, backward=backward, skip=skip, log_input=log_input, activation=activation,
+        )
+
+    @classmethod
+    def around(cls, vae: VAESpeech, hidden: int = 128) -> Self:
+        """An untrained transition of the codes of a trained VAE of frames: they are N(0, I) yet, and its encoder is theirs. Random in all else.
+
+        Args:
+            vae: with encoders of ours, which read log-powers; it is not changed.
+            hidden: size of the LSTM of the encoder.
+
+        Raises:
+            ValueError: when the encoder of the VAE is of another kind.
+        """
+        sizes, relu = cls._sizes_of(vae)
+        speech = cls(vae.n_freqs, vae.n_latent, sizes, reader=Layers(hidden, (2 * hidden,), sizes[::-1]), skip=True, relu=relu)
+        speech.transition.forget()
+        speech.decoder.load_state_dict(vae.decoder.state_dict())
+        take_over(speech.encoder.head, vae.encoder.network, 0)
+        return speech
 
     @classmethod
     def pretrained(cls, name: str = "dkf") -> Self:
@@ -93,6 +115,14 @@ class GatedTransition(nn.Module):
         self.linear = nn.Linear(n_latent, n_latent)
         self.variance = nn.Linear(n_latent, n_latent)
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Become N(0, I), whatever the last code."""
+        for layer in (self.linear, cast(nn.Linear, self.proposed[-1]), self.variance):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.variance.bias, math.log(math.e - 1))  # of which softplus is 1
+
     def forward(self, past: Tensor, _: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         proposed = self.proposed(past).sigmoid() if self.bounded else self.proposed(past)
         loc = torch.lerp(self.linear(past), proposed, self.gate(past).sigmoid())
@@ -103,14 +133,15 @@ class StructuredEncoder(nn.Module):
     """The law of z_t given z_t-1 and the clean speech of this frame and those to come, or of all frames.
 
     The state of the LSTM that reads the recording, and a dense layer of z_t-1 of that size, are averaged; dense layers make mean and
-    log-variance of the average. Maps an STFT (…, T, F) of unit level to a :class:`RecurrentNormal` of shape (…, T, L); padding is not read.
+    deviation of the average. Maps an STFT (…, T, F) of unit level to a :class:`RecurrentNormal` of shape (…, T, L); padding is not read.
 
     Args:
         n_freqs, n_latent: F and L.
         reader: sizes of the network that reads the recording; its ``after`` are the dense layers behind the average.
         past: sizes of the dense layers on z_t-1 before the one that is averaged.
         backward: whether the reader goes from the end to the present frame only, instead of both ways.
-        log_input: whether it reads log(|s|^2 + floor), as ours, or |s|^2, as the published ones.
+        skip: whether the dense layers see the present frame itself, too.
+        log_input: as for :class:`ppse.models.encoders.FrameEncoder`.
         activation: class of the activation.
 
     References:
@@ -118,21 +149,22 @@ class StructuredEncoder(nn.Module):
     """
 
     def __init__(
-        self, n_freqs: int, n_latent: int, reader: Layers, past: Sequence[int], *, backward: bool = True, log_input: bool = True,
-        activation: type[nn.Module] = nn.Tanh,
+        self, n_freqs: int, n_latent: int, reader: Layers, past: Sequence[int], *, backward: bool = True, skip: bool = False,
+        log_input: bool = True, activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        self.n_latent, self.size, self.log_input = n_latent, reader.size, log_input
+        self.n_latent, self.skip, self.log_input = n_latent, skip, log_input
         self.reader = Recurrence(n_freqs, reader, forward=not backward, backward=True, activation=activation)
+        self.n_states = self.reader.n_out // reader.size + 1  # that are averaged
         self.past = dense([n_latent, *past, reader.size], activation)
-        self.head = perceptron([reader.size, *reader.after, 2 * n_latent], activation)
+        self.head = perceptron([skip * n_freqs + reader.size, *reader.after, 2 * n_latent], activation)
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the codes of a recording, or of a batch."""
-        read = self.reader(log_power(x) if self.log_input else power(x), lengths(observed, x))
-        return RecurrentNormal(self._next, self.n_latent, read)
+        features = log_power(x) if self.log_input else power(x)
+        states = self.reader(features, lengths(observed, x)).unflatten(-1, (self.n_states - 1, -1))
+        average = states.sum(-2) / self.n_states
+        return RecurrentNormal(self._next, self.n_latent, read_ahead(self.head, torch.cat([features, average], -1) if self.skip else average))
 
     def _next(self, past: Tensor, read: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        states = [*read.split(self.size, -1), self.past(past)]
-        loc, log_variance = self.head(torch.stack(states).mean(0)).chunk(2, -1)
-        return loc, (0.5 * log_variance).exp(), state
+        return *moments(self.head, read, self.past(past) / self.n_states, self.log_input), state

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..weights import load
 from .recurrent import Lengths, lengths
+from .vae import VAESpeech
 
 
 class DynamicalVAE(PyroModule):
@@ -41,6 +42,13 @@ class DynamicalVAE(PyroModule):
             WeightsError: when there is no such file, or it does not hold this class.
         """
         return load(cls, name)
+
+    @classmethod
+    def _sizes_of(cls, vae: VAESpeech) -> tuple[list[int], bool]:
+        """Sizes of the hidden layers of a VAE around which a memory is put, and whether they have ReLU activations."""
+        if not vae.encoder.log_input:
+            raise ValueError(f"{cls.__name__}.around: the encoder of this VAE reads powers; give one of 'ppse train'")
+        return cast(list[int], vae.settings["hidden"]), cast(bool, vae.settings["relu"])
 
     @property
     def noisy_encoder(self) -> None:

@@ -79,19 +79,24 @@ class RecurrentEncoder(nn.Module):
         read = self.reader(features, lengths(observed, x))
         if self.skip:
             read = torch.cat([read, features], -1)
-        # What the first dense layer makes of the recording is found for all frames at once; a draw goes on from there frame by frame.
-        first = self._first
-        return RecurrentNormal(self._next, self.n_latent, linear(read, first.weight[:, : -self.past.n_out], first.bias))
-
-    @property
-    def _first(self) -> nn.Linear:
-        return cast(nn.Linear, self.head[0])
+        return RecurrentNormal(self._next, self.n_latent, read_ahead(self.head, read))
 
     def _next(self, past: Tensor, read: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         remembered, state = self.past.advance(past, state)
-        total = read + linear(remembered, self._first.weight[:, -self.past.n_out :])
-        loc, scale = self.head[1:](total).chunk(2, -1)
-        return loc, scale.sigmoid() if self.log_input else (0.5 * scale).exp(), state
+        return *moments(self.head, read, remembered, self.log_input), state
+
+
+def read_ahead(head: nn.Sequential, read: Tensor) -> Tensor:
+    """What the first of the dense layers makes of a recording, for all frames at once; a draw goes on from there frame by frame."""
+    first = cast(nn.Linear, head[0])
+    return linear(read, first.weight[:, : read.shape[-1]], first.bias)
+
+
+def moments(head: nn.Sequential, ahead: Tensor, past: Tensor, log_input: bool) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of z_t that dense layers make of what was read ahead and of what is remembered of the past, their last inputs."""
+    total = ahead + linear(past, cast(nn.Linear, head[0]).weight[:, -past.shape[-1] :])
+    loc, scale = head[1:](total).chunk(2, -1)
+    return loc, scale.sigmoid() if log_input else (0.5 * scale).exp()
 
 
 class Heard(NamedTuple):
@@ -226,3 +231,13 @@ def perceptron(sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> n
         layers += [activation()] if i else []
         layers += [nn.Linear(n_in, n_out)]
     return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def take_over(network: nn.Sequential, trained: nn.Sequential, start: int) -> None:
+    """The weights of a trained network for one with more inputs, which count for nothing; those of the trained one are from ``start`` on."""
+    ours, theirs = cast(nn.Linear, network[0]), cast(nn.Linear, trained[0])
+    network[1:].load_state_dict(trained[1:].state_dict())
+    ours.weight.zero_()
+    ours.weight[:, start : start + theirs.in_features] = theirs.weight
+    ours.bias.copy_(theirs.bias)

@@ -192,6 +192,19 @@ class FeedbackNormal(RecurrentNormal):
         return self.recursion.networks.prior(self.recursion(value)[0], before(value))
 
 
+def gaussian(heads: Tensor) -> Normal:
+    """The law whose means and log-variances these are, side by side."""
+    loc, log_variance = heads.chunk(2, -1)
+    return Normal(loc, (0.5 * log_variance).exp(), validate_args=False)
+
+
+@torch.no_grad()
+def forget(transition: nn.Sequential) -> None:
+    """Make what dense layers give to :func:`gaussian` N(0, I), whatever they are told."""
+    for parameter in transition[-1].parameters():
+        parameter.zero_()
+
+
 def _flat(frames: Tensor) -> Tensor:
     return frames.reshape(-1, *frames.shape[-2:])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from ..distributions import ComplexNormal
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
-from .encoders import RecurrentEncoder, perceptron
+from .encoders import RecurrentEncoder, perceptron, take_over
 from .recurrent import Layers, Recurrence
 from .vae import VAESpeech
 
@@ -76,15 +76,13 @@ class RVAESpeech(DynamicalVAE):
         Raises:
             ValueError: when the encoder of the VAE is of another kind.
         """
-        if not vae.encoder.log_input:
-            raise ValueError("RVAESpeech.around: the encoder of this VAE reads powers; give one of 'ppse train'")
-        sizes, relu = cast(list[int], vae.settings["hidden"]), cast(bool, vae.settings["relu"])
+        sizes, relu = cls._sizes_of(vae)
         speech = cls(
             vae.n_freqs, vae.n_latent, hidden, causal, decoder=Layers(hidden, (), sizes), reader=Layers(hidden, (2 * hidden,), sizes[::-1]),
             skip=True, relu=relu,
         )
-        _take_over(speech.decoder, vae.decoder, speech.memory.n_out)
-        _take_over(speech.encoder.head, vae.encoder.network, speech.encoder.reader.n_out)
+        take_over(speech.decoder, vae.decoder, speech.memory.n_out)
+        take_over(speech.encoder.head, vae.encoder.network, speech.encoder.reader.n_out)
         return speech
 
     @classmethod
@@ -102,13 +100,3 @@ class RVAESpeech(DynamicalVAE):
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
         hidden = memory(z, self.lengths)
         return ComplexNormal(0j, decoder(torch.cat([hidden, z], -1) if self.skip else hidden).exp() + POWER_FLOOR)
-
-
-@torch.no_grad()
-def _take_over(network: nn.Sequential, trained: nn.Sequential, start: int) -> None:
-    """The weights of a trained network for one with more inputs, which count for nothing; those of the trained one are from ``start`` on."""
-    ours, theirs = cast(nn.Linear, network[0]), cast(nn.Linear, trained[0])
-    network[1:].load_state_dict(trained[1:].state_dict())
-    ours.weight.zero_()
-    ours.weight[:, start : start + theirs.in_features] = theirs.weight
-    ours.bias.copy_(theirs.bias)
