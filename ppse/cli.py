@@ -22,6 +22,7 @@ from .diagnostics import verdict
 from .enhance import RANK, SPACING
 from .models import VAESpeech
 from .runs import load_run
+from .workers import workers
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -195,7 +196,9 @@ def train_dvae(
     frames: Annotated[int, typer.Option(min=2, help="Frames per stretch.")] = recipe.SequenceRecipe.frames,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = recipe.SequenceRecipe.patience,
     validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of the data held out, by speaker.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, data and number of devices, same weights.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    devices: Annotated[int, typer.Option(min=1, help="So many GPUs, or processes, side by side; needs ppse\\[train].")] = 1,
     data_note: Annotated[str, typer.Option(help="What the data are, for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the data, for the model card.")] = "",
 ) -> None:
@@ -212,6 +215,8 @@ def train_dvae(
     if around and model not in choices.AROUND:
         raise typer.BadParameter(f"there is nothing to put around a VAE in '{model}'; leave --around out", param_hint="--around")
     vae = VAESpeech.pretrained(around) if around else None
+    choices.check_device(device)
+    team = workers(devices, device)
     settings = recipe.SequenceRecipe(epochs, learning_rate, beta, warm_up, mixed, batch, frames, patience, validation, seed)
     with progress_bars() as progress:
         advance = bar(progress, model)
@@ -224,8 +229,10 @@ def train_dvae(
         recipe.train_sequence_prior(
             lambda: choices.AROUND[model](vae, hidden) if vae else choices.DYNAMICAL[model](latent, hidden), inputs, out, settings,
             note=data_note, licence=licence, report=report, reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
+            team=team,
         )
-    say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
+    if team.rank == 0:
+        say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
 
 
 def _check_weights_name(out: Path) -> None:

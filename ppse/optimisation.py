@@ -144,6 +144,7 @@ def optimise(
                 model.eval()
                 check = _validate(loss, validation, schedule, checks)
                 _assert_finite(out, epoch, {"validation loss": check})
+            total, check = team.average(torch.tensor([total, check], dtype=torch.float64, device=team.device)).tolist()
             log.append(Epoch(epoch, total / steps, check, rate, time.monotonic() - start))
             if check < best and team.rank == 0:
                 weights.write(model, out, {**card, "validation_loss": check, "epoch": epoch, "schedule": schedule._asdict()})
@@ -208,5 +209,6 @@ def _restore(
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     for i, parameter in enumerate(parameters):
         prefix = f"adam.{i}."
-        optimiser.state[parameter] = {k.removeprefix(prefix): v.to(parameter.device) if v.dim() else v for k, v in tensors.items() if k.startswith(prefix)}
+        mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        optimiser.state[parameter] = {k: v.to(parameter.device) if v.dim() else v for k, v in mine.items()}  # Adam counts its steps on the processor
     return [Epoch(int(row[0]), *row[1:]) for row in tensors["log"].tolist()]

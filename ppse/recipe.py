@@ -15,6 +15,7 @@ from . import audio, corpus, provenance, training, weights
 from .models import VAESpeech
 from .models.dynamical import DynamicalVAE
 from .stft import STFT
+from .workers import Workers
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,14 @@ def train_prior(
 def train_sequence_prior(
     make: Callable[[], DynamicalVAE], inputs: Sequence[str], out: Path, recipe: SequenceRecipe | None = None, *, note: str = "",
     licence: str = "", report: Report | None = None, reading: Callable[[int, int], None] | None = None,
-    left_out: Callable[[str], None] | None = None,
+    left_out: Callable[[str], None] | None = None, team: Workers | None = None,
 ) -> None:
     """Train a speech prior with memory over frames and write it to ``out``; see :func:`train_prior`.
 
     Args:
         make: the untrained prior, e.g. ``lambda: RVAESpeech(causal=True)``; its weights are drawn from the seed of the recipe.
         report: called after every epoch with the stage "sequences".
+        team: as in :func:`ppse.training.train`.
     """
     recipe = recipe or SequenceRecipe()
     audio.check_writable(out)
@@ -131,8 +133,10 @@ def train_sequence_prior(
     )
     training.train_sequences(
         prior, speech, others, out, schedule, recipe.batch, recipe.frames, card, lambda _, log: report("sequences", log) if report else None,
+        team,
     )
-    _finish(prior, out)
+    if not team or team.rank == 0:
+        _finish(prior, out)
 
 
 ALREADY = "{}: is there already, of the same data and settings; delete it to train it again"

@@ -25,6 +25,7 @@ from .models import VAESpeech
 from .models.dynamical import DynamicalVAE
 from .optimisation import Epoch, Phase, Report, Schedule, TrainingError, optimise
 from .stft import POWER_FLOOR, level
+from .workers import Alone, Workers
 
 __all__ = ["Epoch", "Schedule", "TrainingError", "train", "train_noisy_encoder"]
 
@@ -52,6 +53,7 @@ def at_random_level(s: Tensor, generator: torch.Generator) -> Tensor:
 def train(
     vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
     batch: int = 512, card: dict[str, object] | None = None, report: Report | None = None,
+    team: Workers | None = None,
 ) -> list[Epoch]:
     """Fit encoder and decoder of a VAE to clean speech, in place, and write the best weights to ``out``.
 
@@ -63,6 +65,7 @@ def train(
         batch: frames per step.
         card: what to note about the data (model card).
         report: called after each epoch.
+        team: who trains, side by side; this process alone unless given. Each worker draws batches of its own.
 
     Returns:
         the log of all epochs. Random from ``schedule.seed``; the same on any run, interrupted or not.
@@ -71,21 +74,23 @@ def train(
         WeightsError: when the state of an unfinished run is damaged, or of other data, settings or schedule.
         TrainingError: when a loss or gradient is not finite; the best weights so far stay.
     """
+    team = team or Alone()
     model = Mixture(speech=vae)
     guide = EncoderGuide({"speech.z": vae.encoder})
 
     def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
-        s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1)
+        s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1).to(team.device)
         return negative_elbo(model, guide, floored(s), beta=phase.beta) / s.shape[-2]
 
     steps = math.ceil(training.n_frames / batch)
     parameters = [*vae.encoder.parameters(), *vae.decoder.parameters()]
-    return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+    return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report, team)
 
 
 def train_sequences(
     prior: DynamicalVAE, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
     batch: int = 64, frames: int = 50, card: dict[str, object] | None = None, report: Report | None = None,
+    team: Workers | None = None,
 ) -> list[Epoch]:
     """Fit a prior with memory over frames, and its encoder, to stretches of clean speech; see :func:`train`.
 
@@ -94,24 +99,26 @@ def train_sequences(
     Args:
         batch, frames: stretches per step, and their length.
     """
+    team = team or Alone()
     model = Mixture(speech=prior)
     guide = EncoderGuide({"speech.z": prior.encoder})
 
     def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
         s, whole = speech.sequences(batch, frames, generator)
-        s, whole = floored(at_random_level(s, generator)).unsqueeze(1), whole.unsqueeze(1)
+        s, whole = (part.unsqueeze(1).to(team.device) for part in (floored(at_random_level(s, generator)), whole))
         observed = None if bool(whole.all()) else whole
         model.start(s, observed)
         with prior.teach(s, phase.taught):
             return negative_elbo(model, guide, s, observed, phase.beta) / int(whole.sum())
 
     steps = math.ceil(training.n_frames / (batch * frames))
-    return optimise(prior, list(prior.parameters()), loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+    return optimise(prior, list(prior.parameters()), loss, training, validation, steps, out, schedule or Schedule(), card or {}, report, team)
 
 
 def train_noisy_encoder(
     vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
     batch: int = 10, frames: int = 100, card: dict[str, object] | None = None, report: Report | None = None,
+    team: Workers | None = None,
 ) -> list[Epoch]:
     """Fit ``vae.noisy_encoder`` to the frozen VAE on clean speech plus simulated noise; see :func:`train`.
 
@@ -130,13 +137,14 @@ def train_noisy_encoder(
     encoder = vae.noisy_encoder
     if encoder is None:
         raise ValueError("train_noisy_encoder: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    team = team or Alone()
     vae.requires_grad_(False)
     parameters = list(encoder.listener.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
 
     def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
-        clean, noise = noisy_segments(speech, batch, frames, generator)
+        clean, noise = (part.to(team.device) for part in noisy_segments(speech, batch, frames, generator))
         law = ComplexNormal(0j, local_power(noise))
         model = Mixture(speech=vae, noise=lambda _: law)
         heard = encoder.listener(clean + noise)
@@ -146,7 +154,7 @@ def train_noisy_encoder(
         return (negative_elbo(model, guide, expected, beta=phase.beta) + unheard) / (batch * frames)
 
     steps = math.ceil(training.n_frames / (batch * frames))
-    return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report)
+    return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report, team)
 
 
 class _Read(nn.Module):
