@@ -232,3 +232,15 @@ def test_segments_have_the_level_and_shape_that_training_expects(files: list[Pat
     torch.testing.assert_close(floored(clean).abs().square(), clean.abs().square() + 1e-4)
     a, b = noisy_segments(speech, 6, 16, torch.Generator().manual_seed(0))
     assert a.shape == b.shape == (6, 1, 16, 33)
+
+
+def test_sequences_end_where_a_short_recording_repeats(files: list[Path], tmp_path: Path) -> None:
+    short = tmp_path / "short.wav"
+    soundfile.write(short, 0.1 * np.random.default_rng(1).standard_normal(64 + 5 * 16), 16_000)  # six frames
+    s, whole = Speech([short], STFT_SMALL).sequences(3, 10, torch.Generator().manual_seed(0))
+    assert s.shape == (3, 10, 33) and whole.shape == (3, 10, 1) and whole[:, :6].all() and not whole[:, 6:].any()
+    log = train_sequences(
+        RVAESpeech(33, 2, 4), Speech([short, files[0]], STFT_SMALL), Speech([short], STFT_SMALL), tmp_path / "out.safetensors",
+        SCHEDULE._replace(epochs=1), batch=4, frames=10,
+    )
+    assert np.isfinite(log[0].training) and np.isfinite(log[0].validation)
