@@ -47,6 +47,8 @@ from ppse.models import (
     AlphaStable,
     ARNoise,
     AutoregressiveVAESpeech,
+    CodeChain,
+    CodePrior,
     FrameGain,
     HarmonicSpeech,
     HeavyTailed,
@@ -86,6 +88,7 @@ def with_speech(**noises: Source) -> Mixture:
 MODELS: dict[str, Callable[[], Mixture]] = {
     "VAESpeech": lambda: with_noise(vae()),
     "AutoregressiveVAESpeech": lambda: with_noise(AutoregressiveVAESpeech(F, L, (4,), context=4)),
+    "CodePrior(VAESpeech)": lambda: with_noise(CodePrior(vae(), CodeChain(L))),
     "RVAESpeech": lambda: with_noise(RVAESpeech(F, L, 3)),
     "RVAESpeech, causal": lambda: with_noise(RVAESpeech(F, L, 3, causal=True)),
     "FrameGain(VAESpeech)": lambda: with_noise(FrameGain(vae())),
