@@ -33,7 +33,7 @@ class ReceptiveField(NamedTuple):
 
 
 def receptive_field(target: LogDensity) -> ReceptiveField:
-    """How many frames before and after its own the log density of a frame depends on.
+    """How many frames before and after its own the log density of a frame depends on, with the parameters as they are.
 
     The slopes of the terms of some frames, those at both ends among them, tell it: a frame is out of reach when they are exactly 0. Then
     it is checked for all frames, by random weights on the terms of frames so far apart that their reaches do not touch, and by moving
