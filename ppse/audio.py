@@ -72,6 +72,28 @@ def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     return np.ascontiguousarray(samples.T), int(rate)
 
 
+def read_checked(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
+    """As :func:`read`, of a recording that inference can use.
+
+    Raises:
+        AudioError: also when :func:`check` refuses the samples.
+    """
+    samples, rate = read(path)
+    check(samples, str(path))
+    return samples, rate
+
+
+def extent(path: str | os.PathLike[str]) -> tuple[float, int]:
+    """Seconds and channels of an audio file, as its header has them.
+
+    Raises:
+        AudioError: when the file is missing, empty, or no audio.
+    """
+    with _readable(path):
+        header = soundfile.info(path)
+    return header.frames / header.samplerate, header.channels
+
+
 def encoding(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:
     """The sample format ("PCM_16", …) for writing what a file holds to another: its own where the type has it, else that of the type.
 

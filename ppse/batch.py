@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +18,8 @@ from .enhance import Enhancement, enhance
 from .methods import Method
 from .mixture import Mixture
 from .runs import save_run
+from .together import batches, enhance_batch
+from .windows import WINDOW
 
 FOREIGN = (".aac", ".aif", ".m4a", ".mka", ".mp4", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
 """Suffixes that mean an audio file, of types that are not written, but for :data:`ppse.audio.SUFFIXES`."""
@@ -118,35 +122,81 @@ def plan(
 
 def enhance_files(
     tasks: Mapping[Path, Path], model: Mixture, method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
-    extras: Extras | None = None, report: Callable[[Path, float], None] | None = None,
+    extras: Extras | None = None, size: int = 1, report: Callable[[Path, float], None] | None = None,
 ) -> Iterator[Outcome]:
     """Enhance every file of a plan; yields what became of it. What exists is skipped, and a failure does not stop the next file.
 
     Every output appears whole or not at all, the speech last, so a run that was interrupted goes on where it was.
 
     Args:
+        size: how many recordings to infer side by side at most (:func:`ppse.enhance_together`), those of similar length, which then come
+            first. With 1 the result of a file does not depend on what else there is to do. A run that is saved goes alone.
         report: called with (file, fraction of it done).
     """
     extras = extras or Extras()
-    for file, output in tasks.items():
-        if not overwrite and all(path.is_file() for path in extras.files(output)) and output.resolve() != file.resolve():
-            yield Outcome(file, output, "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
-            continue
+    for group in _groups(tasks, extras, overwrite, 1 if extras.run else size):
+        ready: dict[Path, str] = {}
+        read = []
+        for file in group:
+            output = tasks[file]
+            if _done(file, output, extras) and not overwrite:
+                yield Outcome(file, output, "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
+                continue
+            try:
+                subtype = _checked(file, output, extras)
+                if len(group) > 1:
+                    read.append(audio.read_checked(file))
+                ready[file] = subtype
+            except Exception as error:  # whatever befalls one file, the others get done
+                yield Outcome(file, output, "failed", audio.failure(error, file))
+        side_by_side: dict[Path, Enhancement] = {}
+        if len(ready) > 1:
+            with suppress(Exception):  # each is then tried alone, which tells whose fault it was
+                found = enhance_batch(
+                    read, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws,
+                    report=partial(report, next(iter(ready))) if report else None,
+                )
+                side_by_side = dict(zip(ready, found, strict=True))
+        for file, subtype in ready.items():
+            try:
+                result = side_by_side.pop(file, None) or enhance(
+                    file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
+                    report=partial(report, file) if report else None,
+                )
+                note = _write(result, file, tasks[file], subtype, extras)
+            except Exception as error:
+                yield Outcome(file, tasks[file], "failed", audio.failure(error, file))
+                continue
+            yield Outcome(file, tasks[file], "done", note, result.seconds, result.noisy.size / result.sample_rate)
+
+
+def _groups(tasks: Mapping[Path, Path], extras: Extras, overwrite: bool, size: int) -> list[list[Path]]:
+    """Files to enhance side by side; each by itself, in the order of the tasks, for size 1. What is done already is by itself."""
+    if size == 1:
+        return [[file] for file in tasks]
+    due = [file for file, output in tasks.items() if overwrite or not _done(file, output, extras)]
+    seconds = []
+    for file in due:
         try:
-            if any(path.resolve() == file.resolve() for path in extras.files(output)):
-                raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
-            for path in extras.files(output):
-                audio.check_writable(path)
-            subtype = audio.encoding(file, output)
-            result = enhance(
-                file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
-                report=partial(report, file) if report else None,
-            )
-            note = _write(result, file, output, subtype, extras)
-        except Exception as error:  # whatever befalls one file, the others get done
-            yield Outcome(file, output, "failed", audio.failure(error, file))
-            continue
-        yield Outcome(file, output, "done", note, result.seconds, result.noisy.size / result.sample_rate)
+            length, channels = audio.extent(file)
+        except audio.AudioError:  # told when its turn comes
+            length, channels = math.inf, 1
+        seconds.append(length if channels == 1 else math.inf)
+    return [*([file] for file in tasks if file not in set(due)), *([due[i] for i in group] for group in batches(seconds, size, WINDOW))]
+
+
+def _done(file: Path, output: Path, extras: Extras) -> bool:
+    """Whether all outputs are there."""
+    return all(path.is_file() for path in extras.files(output)) and output.resolve() != file.resolve()
+
+
+def _checked(file: Path, output: Path, extras: Extras) -> str:
+    """Refuse outputs that cannot be written; returns the sample format of the speech."""
+    if any(path.resolve() == file.resolve() for path in extras.files(output)):
+        raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
+    for path in extras.files(output):
+        audio.check_writable(path)
+    return audio.encoding(file, output)
 
 
 def left(tasks: Mapping[Path, Path], outcomes: Sequence[Outcome]) -> list[Outcome]:

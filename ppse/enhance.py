@@ -177,7 +177,9 @@ def enhance(
     takes, are shared out as those right below. Digital silence comes out as it is.
     """
     samples, sample_rate = opened(recording, sample_rate)
-    model, method, stft = prepared(model, method, window, draws)
+    model, method, stft = prepared(model, method, draws)
+    if window * stft.sample_rate < 2 * stft.n_fft:
+        raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
     model.to(device)
     result = blank(samples, sample_rate, model, stft, draws)
     started = time.monotonic()
@@ -196,21 +198,16 @@ def enhance(
 def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rate: int) -> tuple[NDArray[np.float32], int]:
     """Samples (channels, N) of a file or an array, and their rate; refused where they cannot be a recording, as by :func:`enhance`."""
     if isinstance(recording, str | os.PathLike):
-        samples, sample_rate = audio.read(recording)
-        audio.check(samples, str(recording))
-        return samples, sample_rate
+        return audio.read_checked(recording)
     return _samples(recording), sample_rate
 
 
-def prepared(model: Mixture | None, method: Method | None, window: float, draws: int) -> tuple[Mixture, Method, STFT]:
+def prepared(model: Mixture | None, method: Method | None, draws: int) -> tuple[Mixture, Method, STFT]:
     """A copy of the model, the method that suits it, and its STFT; the defaults of :func:`enhance`, and its errors."""
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
-    stft = _stft(model)
-    if window * stft.sample_rate < 2 * stft.n_fft:
-        raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
     if draws < 0:
         raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
-    return copy.deepcopy(model), (method or methods.default()).suited(model), stft
+    return copy.deepcopy(model), (method or methods.default()).suited(model), _stft(model)
 
 
 def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: STFT, draws: int) -> Enhancement:
