@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .distributions import ComplexNormal
 from .guides import starting_guide
+from .guides.encoder import Encoded
 from .infer import TARGET_ACCEPTANCE, LogDensity, hmc, log_density
 from .mixture import Mixture, Updatable, posterior
 from .models import RVAESpeech
@@ -195,14 +196,13 @@ def _ears(model: Mixture, source: str) -> NoisyEncoder | CleanedEncoder:
     for name, noise in model.sources.items():
         if name != source and not (isinstance(noise, Updatable) and isinstance(noise, Slidable)):
             raise ValueError(f"stream: '{name}' cannot be fitted as a recording goes on (no update or slide); use NMFNoise or StationaryNoise")
-    guide = starting_guide(model)
+    speech: Any = model.sources[source]
+    guide = starting_guide(model) if isinstance(speech, Encoded) else None
     ears = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
     if not isinstance(ears, NoisyEncoder | CleanedEncoder):
         raise ValueError(f"stream: no encoder hears '{source}' in noise; use a prior with a noisy encoder, or one for the STFT of the shipped VAE")
-    speech: Any = model.sources[source]
     frames = torch.ones(2, speech.n_freqs)
-    values = (frames + 0j, frames > 0, frames)
-    target = _Window(source, speech, values, 1, 1.0).target
+    target = _Window(source, speech, (frames + 0j, frames > 0, frames), 1, 1.0).target
     if target.sites != (f"{source}.z",) or not (target.block or (isinstance(speech, RVAESpeech) and speech.causal)):
         raise ValueError(f"stream: the frames of '{source}' depend on later ones, or on more than z; use VAESpeech, or a causal RVAESpeech")
     return ears
