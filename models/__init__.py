@@ -4,6 +4,7 @@ from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
 from .code_prior import CodeChain, CodePrior, LinearChain
 from .dkf import DKFSpeech
+from .dsae import DSAESpeech
 from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
 from .harmonic import HarmonicSpeech
@@ -14,10 +15,12 @@ from .rvae import RVAESpeech
 from .silence import KnownSilence
 from .srnn import SRNNSpeech
 from .stationary import StationaryNoise
+from .storn import STORNSpeech
 from .vae import VAESpeech
+from .vrnn import VRNNSpeech
 
 __all__ = [
-    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "FrameGain", "GammaChain",
-    "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SRNNSpeech", "SmoothNMFNoise",
-    "StationaryNoise", "VAESpeech", "learn_dictionary",
+    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech", "FrameGain",
+    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SRNNSpeech",
+    "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]

@@ -34,7 +34,7 @@ class SRNNSpeech(FeedbackVAE):
         Fraccaro, Sønderby, Paquet & Winther (2016), Sequential neural models with stochastic layers.
     """
 
-    feedback: Generation
+    feedback: SRNNGeneration
     encoder: SmoothingEncoder
 
     def __init__(
@@ -50,7 +50,7 @@ class SRNNSpeech(FeedbackVAE):
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
         activation = nn.ReLU if relu else nn.Tanh
-        self.feedback = Generation(n_freqs, n_latent, memory, transition, log_input, activation)
+        self.feedback = SRNNGeneration(n_freqs, n_latent, memory, transition, log_input, activation)
         self.encoder = SmoothingEncoder(n_freqs, n_latent, memory, reader, skip=skip, log_input=log_input, activation=activation)
 
     @classmethod
@@ -80,7 +80,7 @@ class SRNNSpeech(FeedbackVAE):
         return super().pretrained(name)
 
 
-class Generation(Feedback):
+class SRNNGeneration(Feedback):
     """The memory, the transition of the codes and the decoder of :class:`SRNNSpeech`."""
 
     def __init__(
