@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol, runtime_checkable
 
 import pyro
@@ -27,6 +30,13 @@ class Encoded(Protocol):
     def noisy_encoder(self) -> nn.Module | None: ...
 
 
+@runtime_checkable
+class UtteranceEncoded(Encoded, Protocol):
+    """A source with a site ``v``, too, that is one code of the whole utterance, and an encoder of it for clean speech."""
+
+    utterance_encoder: nn.Module
+
+
 class EncoderGuide(PyroModule):
     """q(z | x), the law that an encoder returns. Same signature as :class:`Mixture`.
 
@@ -34,6 +44,7 @@ class EncoderGuide(PyroModule):
         encoders: site name → encoder, e.g. ``EncoderGuide({"speech.z": vae.encoder})``. Called with an STFT (…, T, F) and,
             where not all bins count, with silence in the others and ``observed`` as in :meth:`Mixture.forward`, so that padding
             is no context to it; returns a law of shape (…, T, L) with ``mean`` and ``stddev``: a Normal, or one with memory over frames.
+            With an attribute ``of_utterance`` that is true, of shape (L,) or (B, 1, 1, L), for a site outside of the frames.
     """
 
     def __init__(self, encoders: dict[str, nn.Module]) -> None:
@@ -44,9 +55,13 @@ class EncoderGuide(PyroModule):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> dict[str, Tensor]:
         """Draw the latents; shapes (…, T, L)."""
-        frames = pyro.plate("frames", x.shape[-2], dim=-1)
-        with utterances(x), frames:
-            return {site: pyro.sample(site, law.to_event(1)) for site, law in self._read(x, observed)[0].items()}
+        laws, frames = self._read(x, observed)[0], pyro.plate("frames", x.shape[-2], dim=-1)
+        drawn = {}
+        with utterances(x):
+            for (site, law), encoder in zip(laws.items(), self._modules.values(), strict=True):
+                with nullcontext() if _of_utterance(encoder) else frames:
+                    drawn[site] = pyro.sample(site, law.to_event(1))
+        return drawn
 
     def laws(self, x: Tensor, observed: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of every site, without drawing; under an encoder with memory, along the path of means."""
@@ -70,7 +85,7 @@ class EncoderGuide(PyroModule):
             if isinstance(module, NoisyEncoder | CleanedEncoder):
                 heard = module.hear(*given)
                 laws[site] = module.read(x, heard, observed)
-                noise.append(heard.noise)
+                noise += [] if _of_utterance(module) else [heard.noise]
             elif module is not None:
                 laws[site] = module(*given)
         return laws, noise[0] if len(noise) == 1 else None
@@ -83,29 +98,46 @@ def starting_guide(model: Mixture) -> EncoderGuide | None:
     that, the encoder for clean speech reads the noisy recording. None when no source of the mixture has an encoder; inference then
     starts at a draw from the prior.
     """
-    return _guide(model, lambda source: source.noisy_encoder or _cleaned(source) or source.encoder)
+
+    def hearing(source: Encoded, encoder: nn.Module) -> nn.Module:
+        own = source.noisy_encoder if encoder is source.encoder else None
+        return own or _cleaned(source, encoder) or encoder
+
+    return _guide(model, hearing)
 
 
 def clean_guide(model: Mixture) -> EncoderGuide | None:
     """The encoder for clean speech of every source that has one, applied to the noisy recording: the published start. None as above."""
-    return _guide(model, lambda source: source.encoder)
+    return _guide(model, lambda _, encoder: encoder)
 
 
-def _guide(model: Mixture, encoder: Callable[[Encoded], nn.Module]) -> EncoderGuide | None:
+def _guide(model: Mixture, heard_by: Callable[[Encoded, nn.Module], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in model.sources.items():
         while isinstance(source, CodePrior | FrameGain | KnownSilence):
             source = source.source
         if isinstance(source, Encoded):
-            encoders[f"{name}.z"] = encoder(source)
+            encoders[f"{name}.z"] = heard_by(source, source.encoder)
+        if isinstance(source, UtteranceEncoded):
+            encoders[f"{name}.v"] = heard_by(source, source.utterance_encoder)
     return EncoderGuide(encoders) if encoders else None
 
 
-def _cleaned(source: Encoded) -> CleanedEncoder | None:
-    vae, weight = VAESpeech.pretrained(), next(source.encoder.parameters())
+@functools.cache
+def _ears() -> VAESpeech:
+    """The shipped VAE, read once. Who moves it takes a copy."""
+    return VAESpeech.pretrained()
+
+
+def _cleaned(source: Encoded, encoder: nn.Module) -> CleanedEncoder | None:
+    vae, weight = copy.deepcopy(_ears()), next(encoder.parameters())
     if source.n_freqs != vae.n_freqs or vae.noisy_encoder is None:
         return None
-    return CleanedEncoder(vae.noisy_encoder, vae.decoder, source.encoder).to(weight.device, weight.dtype)
+    return CleanedEncoder(vae.noisy_encoder, vae.decoder, encoder).to(weight.device, weight.dtype)
+
+
+def _of_utterance(encoder: nn.Module | None) -> bool:
+    return bool(getattr(encoder.encoder if isinstance(encoder, CleanedEncoder) else encoder, "of_utterance", False))
 
 
 def _moments(law: TorchDistribution) -> tuple[Tensor, Tensor]:
