@@ -19,22 +19,31 @@ from .weights import load_any
 METHODS = {maker.__name__: maker for maker in methods.ALL}
 """Makers of methods by name."""
 
-PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, SRNNSpeech)
+PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, STORNSpeech, VRNNSpeech, SRNNSpeech, DSAESpeech)
 """Classes of the speech priors that a weights file can hold."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
     "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
     "dkf": lambda latent, hidden: DKFSpeech(n_latent=latent, reader=Layers(hidden, (2 * hidden,), (2 * latent,))),
+    "storn": lambda latent, hidden: STORNSpeech(
+        n_latent=latent, memory=Layers(hidden, (2 * hidden,), (2 * hidden,)), reader=Layers(hidden, (2 * hidden,), (2 * latent,)),
+    ),
+    "vrnn": lambda latent, hidden: VRNNSpeech(n_latent=latent, memory=Layers(hidden, (2 * hidden,), (2 * hidden,))),
     "srnn": lambda latent, hidden: SRNNSpeech(
         n_latent=latent, memory=Layers(hidden, (2 * hidden,), (2 * hidden,)), reader=Layers(hidden, (2 * hidden,), (2 * latent,)),
     ),
+    "dsae": lambda latent, hidden: DSAESpeech(n_latent=latent, reader=Layers(hidden, (2 * hidden,), (2 * latent,))),
 }
 """Untrained dynamical VAEs by name, of so many latents, with recurrent layers of that size."""
 
 AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
     "rvae": RVAESpeech.around,
     "rvae-causal": lambda vae, hidden: RVAESpeech.around(vae, hidden, causal=True),
+    "dkf": DKFSpeech.around,
+    "vrnn": VRNNSpeech.around,
+    "srnn": SRNNSpeech.around,
+    "dsae": DSAESpeech.around,
 }
 """Those of them that start from a trained VAE of frames."""
 

@@ -19,7 +19,7 @@ from . import simulate
 from .corpus import Speech
 from .distributions import ComplexNormal
 from .elbo import negative_elbo
-from .guides import EncoderGuide
+from .guides import EncoderGuide, clean_guide
 from .mixture import Mixture
 from .models import VAESpeech
 from .models.dynamical import DynamicalVAE
@@ -101,7 +101,8 @@ def train_sequences(
     """
     team = team or Alone()
     model = Mixture(speech=prior)
-    guide = EncoderGuide({"speech.z": prior.encoder})
+    guide = clean_guide(model)
+    assert guide is not None  # as every dynamical VAE has an encoder
 
     def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
         s, whole = speech.sequences(batch, frames, generator)
