@@ -12,9 +12,10 @@ from .inference_data import to_arviz  # noqa: E402  (after the setting)
 from .mixture import Mixture, Source, posterior  # noqa: E402  (after the setting)
 from .priors import with_priors  # noqa: E402  (after the setting)
 from .stft import STFT  # noqa: E402  (after the setting)
+from .together import enhance_together  # noqa: E402  (after the setting)
 
 __version__ = "0.1.0"
 __all__ = [
     "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict",
-    "enhance", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
+    "enhance", "enhance_together", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
 ]
