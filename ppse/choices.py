@@ -11,7 +11,17 @@ import typer
 from . import methods
 from .enhance import RANK, SPACING
 from .mixture import Mixture
-from .models import DKFSpeech, NMFNoise, RVAESpeech, SRNNSpeech, StationaryNoise, VAESpeech
+from .models import (
+    DKFSpeech,
+    DSAESpeech,
+    NMFNoise,
+    RVAESpeech,
+    SRNNSpeech,
+    StationaryNoise,
+    STORNSpeech,
+    VAESpeech,
+    VRNNSpeech,
+)
 from .models.dynamical import DynamicalVAE
 from .models.recurrent import Layers
 from .weights import load_any
