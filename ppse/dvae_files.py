@@ -81,7 +81,7 @@ LARGEST = 65_536
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that ``torch.save`` wrote: a state dict, or a dict with one under ``model_state_dict``.
+    """The tensors of a checkpoint that ``torch.save`` wrote: a state dict, or a dict with one under ``model_state_dict`` or ``state_dict``.
 
     Raises:
         WeightsError: no such file; damaged; or it holds other things than tensors, which could run code when they are read.
@@ -104,7 +104,11 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _state_dict(found: Any) -> Any:
-    return found["model_state_dict"] if isinstance(found, Mapping) and "model_state_dict" in found else found
+    """What the training loop put beside other things, or all of it."""
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(found, Mapping) and key in found:
+            return found[key]
+    return found
 
 
 def _kind(found: object) -> str:

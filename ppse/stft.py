@@ -51,9 +51,14 @@ class STFT:
     def of_freqs(cls, n_freqs: int) -> STFT:
         """The one with ``n_freqs`` bins, its hop a quarter of the window where that is whole, else half of it.
 
+        Raises:
+            ValueError: below 2 bins, which no window has.
+
         >>> STFT.of_freqs(513) == STFT()
         True
         """
+        if n_freqs < 2:
+            raise ValueError(f"STFT: n_freqs={n_freqs}; expected 2 or more")
         n_fft = 2 * (n_freqs - 1)
         return cls(n_fft, n_fft // 2 if n_fft % 4 else n_fft // 4)
 

@@ -316,9 +316,16 @@ def test_the_published_sizes_give_the_published_number_of_weights(files: Files) 
 def test_a_checkpoint_of_the_training_loop_and_of_several_gpus_is_found(files: Files) -> None:
     found = files.write(VAE)
     plain = import_dvae(files.checkpoint, files.config)[0].state_dict()
-    torch.save({"epoch": 3, "model_state_dict": {f"module.{key}": value for key, value in found.items()}}, files.checkpoint)
-    wrapped = import_dvae(files.checkpoint, files.config)[0].state_dict()
-    assert all(torch.equal(plain[key], wrapped[key]) for key in plain)
+    for name in ("model_state_dict", "state_dict"):
+        torch.save({"epoch": 3, name: {f"module.{key}": value for key, value in found.items()}}, files.checkpoint)
+        wrapped = import_dvae(files.checkpoint, files.config)[0].state_dict()
+        assert all(torch.equal(plain[key], wrapped[key]) for key in plain)
+
+
+def test_one_frequency_is_no_spectrum(files: Files) -> None:
+    files.write(VAE | {"x_dim": "1"})
+    with pytest.raises(ValueError, match="n_freqs=1; expected 2 or more"):
+        import_dvae(files.checkpoint, files.config)
 
 
 def test_stft_of_another_training_is_told(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
