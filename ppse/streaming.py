@@ -69,7 +69,7 @@ class Stream:
         self.sample_rate = self._stft.sample_rate
         per_second = self.sample_rate / self._stft.hop
         self._random = torch.Generator().manual_seed(seed).get_state()
-        with self._generator():
+        with torch.random.fork_rng(devices=[]):  # weights that are read for the first time draw some, and others do not
             self._em = OnlineEM(
                 model, source, window=window, context=max(EAR, round(context * per_second)), chains=chains, iterations=iterations, steps=steps,
                 temperature=temperature, level_frames=round(LEVEL_SECONDS * per_second),

@@ -37,12 +37,12 @@ def through(stream: Stream, pieces: Iterable[Wave]) -> Wave:
     return np.concatenate([*(stream.push(piece) for piece in pieces), stream.flush()])
 
 
-@pytest.mark.parametrize(("block", "look_ahead"), [(4, 4), (1, 0), (2, 4)])
+@pytest.mark.parametrize(("block", "look_ahead"), [(4, 4), pytest.param(1, 0, marks=pytest.mark.slow), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_same_samples_however_it_is_cut(block: int, look_ahead: int) -> None:
-    wave = noise(1500)
+    wave = noise(600)
     whole = through(tiny_stream(block=block, look_ahead=look_ahead), [wave])
     assert whole.shape == wave.shape and np.isfinite(whole).all() and np.abs(whole).max() > 1e-3
-    for cuts in ([1, 700, 701, 702], range(16, 1500, 16), range(3, 1500, 131)):
+    for cuts in ([1, 300, 301, 302], range(16, 600, 16)):
         np.testing.assert_array_equal(through(tiny_stream(block=block, look_ahead=look_ahead), np.split(wave, list(cuts))), whole)
 
 
@@ -52,7 +52,7 @@ def test_samples_come_out_in_time(block: int, look_ahead: int) -> None:
     assert stream.latency == (64 + 16 * look_ahead) / 16_000
     given = taken = 0
     waited = []
-    for piece in np.array_split(noise(900), 300):
+    for piece in np.array_split(noise(450), 150):
         given, taken = given + len(piece), taken + len(stream.push(piece))
         waited.append(given - taken)
     assert max(waited) < stream.latency * stream.sample_rate + 1
@@ -64,7 +64,7 @@ def test_look_ahead_of_the_default_is_four_hops() -> None:
 
 
 def test_seed() -> None:
-    wave, before = noise(800), torch.get_rng_state()
+    wave, before = noise(500), torch.get_rng_state()
     first, same, other = (through(tiny_stream(seed=seed), [wave]) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(first, same)
@@ -85,8 +85,8 @@ def test_nothing() -> None:
 
 
 def test_unit_of_the_waveform_does_not_matter() -> None:
-    wave = noise(1200)
-    wave[500:] *= 8  # the running level moves
+    wave = noise(600)
+    wave[300:] *= 8  # the running level moves
     np.testing.assert_array_equal(through(tiny_stream(), [wave * 2**-9]), through(tiny_stream(), [wave]) * np.float32(2**-9))
 
 
@@ -141,33 +141,30 @@ def test_memory_does_not_grow() -> None:
 
     stream = tiny_stream()
     stream._em._level._frames = 50
-    stream.push(noise(1600))
+    stream.push(noise(960))
     before = held(stream)
-    stream.push(noise(1600))
+    stream.push(noise(640))
     assert held(stream) == before
 
 
 def test_gain_of_a_known_model() -> None:
     """Speech of one known variance, and a sound of which every frame is the same: the noise has a fixed point, and the gain follows."""
     stft, model = STFT(64, 16), Mixture(speech=VAESpeech(33, 3, (8,), context=4).requires_grad_(False), noise=StationaryNoise())
-    for layer in model.sources["speech"].decoder:  # type: ignore[attr-defined]  # a VAE
-        for weight in layer.parameters():
-            weight.zero_()
-    period = np.random.default_rng(1).normal(size=16).astype(np.float32)
-    wave = np.tile(period, 150)
-    x = stft.analysis(torch.from_numpy(wave))[100]
-    power = x.abs().square().numpy()
+    for weight in model.sources["speech"].decoder.parameters():  # type: ignore[attr-defined]  # a VAE
+        weight.zero_()
+    wave = np.tile(np.random.default_rng(1).normal(size=16).astype(np.float32), 100)
+    x = stft.analysis(torch.from_numpy(wave))
+    power = x[50].abs().square()
     power = power / power.mean()
-    speech = 1 + POWER_FLOOR
-    noise_power = np.ones_like(power)
+    speech, noise_power = 1 + POWER_FLOOR, torch.ones_like(power)
     for _ in range(200):
         gain = speech / (speech + noise_power)
         # The untrained listener hears the average frame as noise; the E-step infers what is left of it by the gain.
         noise_power = (1 - INFERRED) * (power + POWER_FLOOR) + INFERRED * ((1 - gain) ** 2 * power + gain * noise_power)
+    assert 0.1 < gain.min() < 0.2 < 0.9 < gain.max(), "a gain that says something"
+    expected = stft.synthesis(gain * x, len(wave)).numpy()
     result = through(Stream(model, context=0.03), [wave])
-    frames = stft.analysis(torch.from_numpy(result))[100]
-    np.testing.assert_allclose(frames.numpy(), (gain * x.numpy()), atol=2e-3 * float(x.abs().max()))
-    assert 0.05 < gain.min() < 0.5 < gain.max(), "a gain that says something"
+    np.testing.assert_allclose(result[-500:-100], expected[-500:-100], atol=0.01 * np.abs(expected).max())
 
 
 @pytest.mark.slow
