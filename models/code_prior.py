@@ -161,7 +161,7 @@ class CodePrior(Wrapper):
         """Law of the wrapped source, (…, T, F)."""
         chain = cast(CodeChain, self._modules["chain"])  # not self.chain: see VAESpeech
         with _replaced(chain.law(frames.size)):
-            return cast(ComplexNormal, self.source(frames))
+            return self.source(frames)
 
 
 class _Replace(Messenger):
