@@ -108,7 +108,7 @@ class CodeChain(nn.Module):
         z_0 gets the marginal moments of all frames, since an utterance is as a rule cut out of more speech.
 
         Raises:
-            ValueError: when there are too few frames to tell all numbers.
+            ValueError: when there are too few frames to tell all numbers, or some mixture of the codes never varies.
         """
         size = self.offset.numel()
         pairs = sum(max(0, len(c) - 1) for c in codes)
@@ -119,10 +119,12 @@ class CodeChain(nn.Module):
         past = torch.cat([past, past.new_ones(len(past), 1)], -1)
         now = torch.cat([c[1:] for c in codes]).double()
         solution = torch.linalg.lstsq(past, now).solution
-        covariance = (now - past @ solution).T.cov(correction=size + 1)
+        covariances = torch.stack([(now - past @ solution).mT.cov(correction=size + 1), every.mT.cov()])
+        (scale_tril, first_tril), failed = torch.linalg.cholesky_ex(covariances)
+        if failed.any():
+            raise ValueError("CodeChain: a linear combination of the codes is the same in all frames; expected draws of an encoder")
         fitted = {
-            "transition": solution[:-1].mT, "offset": solution[-1], "scale_tril": torch.linalg.cholesky(covariance),
-            "first_loc": every.mean(0), "first_tril": torch.linalg.cholesky(every.T.cov()),
+            "transition": solution[:-1].mT, "offset": solution[-1], "scale_tril": scale_tril, "first_loc": every.mean(0), "first_tril": first_tril,
         }
         for name, value in fitted.items():
             getattr(self, name).copy_(value)
@@ -158,7 +160,11 @@ class CodePrior(Wrapper):
         return cls(VAESpeech.pretrained(name), CodeChain.pretrained(codes))
 
     def forward(self, frames: Frames) -> ComplexNormal:
-        """Law of the wrapped source, (…, T, F)."""
+        """Law of the wrapped source, (…, T, F).
+
+        Raises:
+            ValueError: when the source has no site ``z``, or one of another dimension than the chain.
+        """
         chain = cast(CodeChain, self._modules["chain"])  # not self.chain: see VAESpeech
         with _replaced(chain.law(frames.size)):
             return self.source(frames)

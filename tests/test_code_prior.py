@@ -54,6 +54,7 @@ def test_density_is_that_of_the_joint_gaussian() -> None:
     log_prob = chain.law(T).expand((3, 4, T)).log_prob(z)
     assert log_prob.shape == (3, 4, T)
     torch.testing.assert_close(log_prob.sum(-1), _joint(chain, T).log_prob(z.flatten(-2)))
+    torch.testing.assert_close(chain.law(1).log_prob(z[..., :1, :]), log_prob[..., :1])
     assert torch.equal(log_prob[..., :3], chain.law(3).log_prob(z[..., :3, :])), "what comes later changes nothing before"
 
 
@@ -82,6 +83,8 @@ def test_fit_finds_the_chain_that_made_the_codes() -> None:
     torch.testing.assert_close(fitted.first_tril @ fitted.first_tril.mT, stationary.reshape(L, L), atol=0.05, rtol=0.05)
     with pytest.raises(ValueError, match="3 pairs of neighbouring frames; expected more than 4"):
         fitted.fit([torch.randn(4, L)])
+    with pytest.raises(ValueError, match="the same in all frames"):
+        fitted.fit([torch.randn(40, 1).expand(40, L)])
 
 
 def test_contract_of_a_source() -> None:
