@@ -7,12 +7,14 @@ on ('ppse diagnose'); 130 interrupted.
 from __future__ import annotations
 
 import json
+import sys
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from . import __version__, audio, batch, choices, evaluation, mixing, pairing, plots, provenance, recipe, sampling, training, weights
+from . import __version__, audio, batch, choices, evaluation, mixing, pairing, pcm, plots, provenance, recipe, sampling, training, weights
 from . import demo as demonstration
 from . import import_dvae as importer
 from .console import INTERRUPTED, Commands, bar, complain, complain_left_out, progress_bars, say
@@ -22,6 +24,7 @@ from .diagnostics import verdict
 from .enhance import RANK, SPACING
 from .models import VAESpeech
 from .runs import load_run
+from .streaming import Stream
 from .workers import workers
 
 app = typer.Typer(
@@ -116,6 +119,27 @@ def enhance(
     say(batch.sentence(summary))
     if summary["left"] or summary["failed"]:
         raise typer.Exit(130 if summary["left"] else 1)
+
+
+@app.command()
+def stream(
+    prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file; frames independent, or a causal RVAE.")] = "vae",
+    noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
+    rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+) -> None:
+    """Clean a recording while it is being made: raw samples from standard input to standard output.
+
+    Example: `arecord -t raw -f S16_LE -r 16000 -c 1 | ppse stream | aplay -t raw -f S16_LE -r 16000 -c 1`
+
+    Samples are signed 16-bit, little-endian, one channel, 16 kHz. They come out 128 ms later: 64 ms of the STFT window and
+    64 ms of look-ahead.
+    """
+    if sys.stdin.isatty():
+        raise typer.BadParameter("nothing is piped in; write: … | ppse stream | …")
+    enhancer = Stream(choices.model(prior, noise, rank, 1 if noise == "nmf" else None), seed=seed)
+    count = pcm.pipe(enhancer, cast(BufferedReader, sys.stdin.buffer), sys.stdout.buffer)
+    complain(f"{count / enhancer.sample_rate:.1f} s done, {1e3 * enhancer.latency:.0f} ms behind")
 
 
 @app.command()
