@@ -49,6 +49,8 @@ from ppse.models import (
     AutoregressiveVAESpeech,
     CodeChain,
     CodePrior,
+    DKFSpeech,
+    DSAESpeech,
     FrameGain,
     HarmonicSpeech,
     HeavyTailed,
@@ -57,9 +59,13 @@ from ppse.models import (
     NMFSpeech,
     RVAESpeech,
     SmoothNMFNoise,
+    SRNNSpeech,
     StationaryNoise,
+    STORNSpeech,
     VAESpeech,
+    VRNNSpeech,
 )
+from ppse.models.recurrent import Layers
 from ppse.priors import Graph, parameters_of, weak_priors
 
 T, F, L = 6, 9, 2
@@ -91,6 +97,11 @@ MODELS: dict[str, Callable[[], Mixture]] = {
     "CodePrior(VAESpeech)": lambda: with_noise(CodePrior(vae(), CodeChain(L))),
     "RVAESpeech": lambda: with_noise(RVAESpeech(F, L, 3)),
     "RVAESpeech, causal": lambda: with_noise(RVAESpeech(F, L, 3, causal=True)),
+    "DKFSpeech": lambda: with_noise(DKFSpeech(F, L, (4,), reader=Layers(3))),
+    "STORNSpeech": lambda: with_noise(STORNSpeech(F, L, memory=Layers(3), codes=(), reader=Layers(3))),
+    "VRNNSpeech": lambda: with_noise(VRNNSpeech(F, L, memory=Layers(3), codes=())),
+    "SRNNSpeech": lambda: with_noise(SRNNSpeech(F, L, memory=Layers(3), reader=Layers(3))),
+    "DSAESpeech": lambda: with_noise(DSAESpeech(F, L, 2, (4,), reader=Layers(3), past=Layers(3))),
     "FrameGain(VAESpeech)": lambda: with_noise(FrameGain(vae())),
     "KnownSilence(VAESpeech)": lambda: with_noise(KnownSilence(vae(), SILENT)),
     "NMFSpeech": lambda: with_noise(NMFSpeech(torch.rand(F, 2), torch.ones(2), torch.ones(2))),
