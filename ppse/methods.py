@@ -287,8 +287,8 @@ def langevin_em(
     """Langevin EM from the noisy encoder: one large, tamed step per iteration. For priors that tie the frames.
 
     Whatever accepts moves must there accept those of all frames together, and so move each a little. This accepts nothing and moves
-    them all, at the price of a bias (:func:`ppse.infer.langevin`). The noise starts as for :func:`hmc_em`. More iterations
-    are not better: speech and noise then trade places little by little.
+    them all, at the price of a bias (:func:`ppse.infer.langevin`). The noise starts as for :func:`hmc_em`. What was tried
+    instead is in docs/interop.md.
 
     Args:
         likelihood_power: p(z) p(x | z)^likelihood_power is drawn from; 1 is the posterior, a half is as in :func:`ld_em`.
