@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,9 @@ import torch
 
 from ppse import STFT, weights
 from ppse.corpus import Speech, speaker, split
-from ppse.models import RVAESpeech, VAESpeech
+from ppse.models import DSAESpeech, RVAESpeech, SRNNSpeech, VAESpeech
+from ppse.models.dynamical import DynamicalVAE
+from ppse.models.recurrent import Layers
 from ppse.training import Epoch, Schedule, TrainingError, at_random_level, floored, noisy_segments, train, train_noisy_encoder, train_sequences
 
 STFT_SMALL = STFT(64, 16)
@@ -244,3 +248,27 @@ def test_sequences_end_where_a_short_recording_repeats(files: list[Path], tmp_pa
         SCHEDULE._replace(epochs=1), batch=4, frames=10,
     )
     assert np.isfinite(log[0].training) and np.isfinite(log[0].validation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [
+    lambda: SRNNSpeech(33, 2, memory=Layers(4), transition=(), reader=Layers(4)),
+    lambda: DSAESpeech(33, 2, 2, (4,), transition=4, reader=Layers(4)),
+], ids=["srnn", "dsae"])
+def test_sequences_begin_with_the_observed_past_and_end_without(
+    make: Callable[[], DynamicalVAE], files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares: list[float] = []
+    prior = make()
+    teach = type(prior).teach
+
+    def noted(self: DynamicalVAE, s: torch.Tensor, share: float) -> AbstractContextManager[None]:
+        shares.append(share)
+        return teach(self, s, share)
+
+    monkeypatch.setattr(type(prior), "teach", noted)
+    schedule = SCHEDULE._replace(epochs=6, learning_rate=0.02, mixed=True)
+    log = train_sequences(prior, *_speech(files), tmp_path / "out.safetensors", schedule, batch=32, frames=10)
+    assert log[-1].training < log[0].training
+    taught = list(dict.fromkeys(shares))
+    assert taught == [1.0, 0.0, 0.5] and shares[-1] == 0.0  # the 0 after the first epoch is its validation
