@@ -15,6 +15,7 @@ import xarray as xr
 import ppse
 from ppse import STFT, audio, methods
 from ppse.infer import log_density
+from ppse.inference import infer
 from ppse.methods import Method
 from ppse.models import NMFNoise, StationaryNoise, VAESpeech
 from ppse.runs import load_run, save_run
@@ -247,11 +248,21 @@ def test_a_narrow_band_recording_keeps_its_highest_frequencies(rate: int) -> Non
         assert not result.std[name][..., missing].any() and (result.std[name][..., : int(0.9 * (~missing).sum())] > 0).all()
 
 
-def test_a_prior_of_another_stft_is_refused() -> None:
+def test_a_prior_of_another_stft_is_run_in_that_one() -> None:
+    model = ppse.Mixture(speech=VAESpeech(257, 4, (16,), 8), noise=NMFNoise(2))
+    result = ppse.enhance(noisy(0.3), model, methods.fast(4))
+    assert (result.stft.n_fft, result.stft.hop) == (512, 128)
+    np.testing.assert_allclose(sum(result.estimates.values()), noisy(0.3), atol=1e-5)
+    both = ppse.Mixture(speech=VAESpeech(257, 4, (16,)), music=VAESpeech(513, 4, (16,)), noise=NMFNoise(2))
+    with pytest.raises(ValueError, match=r"sources of \[257, 513\] frequencies in one model"):
+        ppse.enhance(noisy(0.3), both, methods.fast(4))
+
+
+def test_a_prior_of_another_stft_than_that_of_the_recording_is_refused() -> None:
     model = ppse.Mixture(speech=VAESpeech(257, 4, (16,), 8), noise=NMFNoise(2))
     for method in (methods.default(4), methods.vem(2), methods.peem(2)):
         with pytest.raises(ValueError, match="'speech' has 257 frequencies, the recording 513"):
-            ppse.enhance(noisy(0.3), model, method)
+            infer(model, torch.randn(6, 513, dtype=torch.complex64), method)
 
 
 def test_real_time_factor_counts_every_channel(model: ppse.Mixture, quick: Method) -> None:
