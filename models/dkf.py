@@ -103,8 +103,8 @@ class GatedTransition(nn.Module):
         bounded: whether that network gives values from 0 to 1 only.
 
     References:
-        Krishnan, Shalit & Sontag (2017), section 5; Golmakani, Sadeghi & Serizel (2023), Audio-visual speech
-        enhancement with a deep Kalman filter generative model (bounded).
+        Krishnan, Shalit & Sontag (2017), Structured inference networks for nonlinear state space models; Golmakani, Sadeghi &
+        Serizel (2023), Audio-visual speech enhancement with a deep Kalman filter generative model (bounded).
     """
 
     def __init__(self, n_latent: int, bounded: bool = False) -> None:

@@ -38,7 +38,7 @@ class FeedbackVAE(DynamicalVAE):
 
     References:
         Bengio et al. (2015), Scheduled sampling for sequence prediction with recurrent neural networks; Girin et al. (2021), Dynamical
-        variational autoencoders: a comprehensive review (section 4, on the generation mode).
+        variational autoencoders: a comprehensive review (generation mode).
     """
 
     feedback: Feedback
@@ -161,7 +161,8 @@ class Recursion:
         else:
             hidden, memory, t = state
             heard = _heard(self.networks.decode(hidden, self.networks.shown(last)), self._taught(past.shape), t - 1)
-        hidden, memory = self.networks.advance(heard, self.networks.told(last, last), memory)
+        told = self.networks.told(last, last)  # of z_t nothing: it is to be drawn
+        hidden, memory = self.networks.advance(heard, told, memory)
         law = self.networks.prior(hidden, last)
         return law.loc.reshape(past.shape), law.scale.reshape(past.shape), (hidden, memory, t + 1)
 

@@ -114,7 +114,7 @@ class SmoothingEncoder(nn.Module):
         activation: class of the activations.
 
     References:
-        Fraccaro et al. (2016), section 3.2.
+        Fraccaro et al. (2016), Sequential neural models with stochastic layers.
     """
 
     def __init__(
