@@ -136,11 +136,15 @@ class Listener(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> Heard:
-        """Frames with no bin ``observed`` do not count in the average; behind the last observed one (padding) the result means nothing."""
+    def forward(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
+        """Frames with no bin ``observed`` do not count in the average; behind the last observed one (padding) the result means nothing.
+
+        ``average`` (…, 1, F) takes the place of that of x, when x is the last part of a recording of which more is known; see
+        :func:`average_log_power`.
+        """
         features = log_power(x)
-        seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
-        average = (features * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
+        if average is None:
+            average = average_log_power(x, observed)
         embedded = torch.relu(self.now(features) + self.background(average))
         flat = embedded.reshape(-1, *embedded.shape[-2:])
         ends = lengths(observed, x)
@@ -163,9 +167,9 @@ class NoisyEncoder(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         return self.read(x, self.hear(x, observed))
 
-    def hear(self, x: Tensor, observed: Tensor | None = None) -> Heard:
+    def hear(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
         """What the listener makes of the recording."""
-        heard: Heard = self.listener(x, observed)
+        heard: Heard = self.listener(x, observed, average)
         return heard
 
     def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> Normal:
@@ -192,9 +196,9 @@ class CleanedEncoder(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None = None) -> TorchDistribution:
         return self.read(x, self.hear(x, observed), observed)
 
-    def hear(self, x: Tensor, observed: Tensor | None = None) -> Heard:
+    def hear(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
         """What the listener makes of the recording."""
-        return self.listener.hear(x, observed)
+        return self.listener.hear(x, observed, average)
 
     def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> TorchDistribution:
         """The law of the latents, (…, T, L), given what was heard."""
@@ -217,6 +221,12 @@ def log_power(x: Tensor) -> Tensor:
 def scaled(powers: Tensor) -> Tensor:
     """log(power + POWER_FLOOR), scaled to values of order one."""
     return (powers + POWER_FLOOR).log() * LOG_SCALE
+
+
+def average_log_power(x: Tensor, observed: Tensor | None = None) -> Tensor:
+    """Mean over time of :func:`log_power`, (…, T, F) → (…, 1, F), of the frames with an observed bin."""
+    seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
+    return (log_power(x) * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
 
 
 def power(x: Tensor) -> Tensor:

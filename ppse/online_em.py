@@ -16,14 +16,14 @@ from .guides.encoder import Encoded
 from .infer import TARGET_ACCEPTANCE, LogDensity, hmc, log_density
 from .mixture import Mixture, Updatable, posterior
 from .models import RVAESpeech
-from .models.encoders import CleanedEncoder, Heard, NoisyEncoder
+from .models.encoders import CleanedEncoder, Heard, NoisyEncoder, average_log_power
 from .models.recurrent import Lengths, Recurrence, State
 from .running_level import RunningLevel
 from .stft import frame_power
 from .warm_start import fit_noise
 
 EAR = 24
-"""Frames that the noisy encoder hears at once: it then tells speech from noise as well as with 125, in a fifth of the time."""
+"""Frames that the noisy encoder hears at once, beside the average of the context; more of them cost time and bring nothing."""
 
 INFERRED = 0.3
 """Weight of the noise that the E-step infers in the power that the M-step fits; the rest is what the noisy encoder hears.
@@ -72,7 +72,7 @@ class OnlineEM:
         model: of one recording; is changed.
         source: name of what is to be estimated: a prior whose frames are independent, or a causal :class:`RVAESpeech`.
         window: frames whose latents move.
-        context: frames that the noise is fitted to.
+        context: frames that the noise is fitted to, and that tell what is stationary; ``EAR`` or more.
         chains, steps, temperature: as in :func:`ppse.methods.hmc_em`.
         iterations: of EM per block.
         level_frames: frames over which the level of the recording is taken.
@@ -108,14 +108,14 @@ class OnlineEM:
 
     def __call__(self, frames: Tensor) -> Tensor:
         """The next frames (B, F), in the units of the waveform → E[s | x] of the last ``window`` ones, or of all so far, (≤window, F)."""
-        self._raw = torch.cat([self._raw, frames])[-max(EAR, self._window_size) :]
+        self._raw = torch.cat([self._raw, frames])[-self._context :]
         change = self._level(frame_power(frames))
         observed = frame_power(self._raw).unsqueeze(-1) > 0  # a muted microphone tells nothing of the noise
         window = slice(-self._window_size, None)
         if not self._started and not observed.any():
             return torch.zeros_like(self._raw[window])
         x = self._raw / self._level.scale
-        heard = self._ears.hear(x[-EAR:], observed[-EAR:])
+        heard = self._ears.hear(x[-EAR:], observed[-EAR:], average_log_power(x, observed))
         law = self._ears.read(x[window], Heard(*(part[window] for part in heard)), observed[window])
         if self._started:
             self._go_on(len(frames), heard, law.mean, law.stddev, observed, change)

@@ -38,7 +38,7 @@ class Stream:
         look_ahead: frames that are heard before a frame comes out, at most; the last frame of a block has ``look_ahead - block + 1``.
         block: frames that are inferred at once. Larger is cheaper, and leaves less of the look-ahead.
         window: frames whose latents still move; those behind are frozen.
-        context: seconds of the recording that the noise is fitted to.
+        context: seconds of the recording that the noise is fitted to, and that tell what is stationary.
         chains: particles per frame, over which the estimate is averaged.
         iterations, steps: HMC steps per block, and leapfrog steps in each, at most.
         temperature: as in :func:`ppse.methods.default`.
@@ -58,7 +58,7 @@ class Stream:
 
     def __init__(
         self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 4, window: int = 8,
-        context: float = 2.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 2.5,
+        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 2.5,
     ) -> None:
         if not (1 <= block <= look_ahead + 1 <= window <= EAR):
             raise ValueError(f"stream: {block=}, {look_ahead=}, {window=}; expected 1 <= block <= look_ahead + 1 <= window <= {EAR} frames")
