@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import ppse
-from ppse import methods
+from ppse import methods, weights
 from ppse.inference import infer
 from ppse.methods import Method
 from ppse.mixture import Mixture
@@ -68,3 +74,18 @@ def test_likelihood_power_and_step_size_are_used() -> None:
         torch.manual_seed(1)
         laws.append(infer(model, x, methods.langevin_em(4, **settings)).sources["speech"].loc)
     assert not torch.allclose(laws[0], laws[1]) and not torch.allclose(laws[0], laws[2])
+
+
+@pytest.mark.slow
+def test_benchmark_of_an_imported_prior(tmp_path: Path) -> None:
+    weights.write(RVAESpeech(n_latent=3, hidden=5), tmp_path / "rvae.safetensors", {})
+    for name, seed in (("noisy", 0), ("clean", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(seed).standard_normal(16_000), 16_000)
+    script = Path(__file__).parents[1] / "benchmarks" / "interop.py"
+    files = ["--prior", "rvae.safetensors", "--noisy", "noisy.wav", "--clean", "clean.wav", "--out", "page.md"]
+    command = [sys.executable, str(script), *files, "--seeds", "2", "--only", "1 particle", "fast: 8 iterations"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "page.md").read_text()
+    whole, part = (re.search(rf"^\| {name} \| .* \| ([\d.]+) \| 1/([\d.]+) \|$", page, re.MULTILINE) for name in ("1 particle", "fast: 8 iterations"))
+    assert whole is not None and part is not None and whole[2] == "1.0" and float(part[2]) > 0
