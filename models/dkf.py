@@ -117,7 +117,7 @@ class GatedTransition(nn.Module):
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Become N(0, I), whatever the last code."""
+        """Become N(0, I), whatever the last code; not for one that is bounded."""
         for layer in (self.linear, cast(nn.Linear, self.proposed[-1]), self.variance):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
