@@ -21,7 +21,7 @@ def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: 
         power: of all noise in it, (…, T, F); see :meth:`ppse.guides.EncoderGuide.listen`.
         speech: names of the sources that are not noise.
         observed: as in :meth:`Mixture.forward`.
-        steps: M-steps. More of them fit what the encoder hears better, which is not the noise itself, and do no good (docs/speed.md).
+        steps: M-steps. More of them fit what the encoder hears better, which is not the noise itself, and do no good (docs/costs.md).
     """
     noises = [name for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)]
     if not noises:
