@@ -40,7 +40,7 @@ def streaming(prior: str, look_ahead: int, piece: int = 1600) -> Enhancer:
     model = Mixture(speech=load_any(PRIORS, prior), noise=NMFNoise(RANK))
 
     def run(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-        stream = Stream(model, look_ahead=look_ahead, block=min(4, look_ahead + 1))
+        stream = Stream(model, look_ahead=look_ahead, block=min(3, look_ahead + 1))
         return np.concatenate([*(stream.push(noisy[i : i + piece]) for i in range(0, len(noisy), piece)), stream.flush()])
 
     return run

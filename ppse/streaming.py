@@ -41,7 +41,7 @@ class Stream:
         context: seconds of the recording that the noise is fitted to, and that tell what is stationary.
         chains: particles per frame, over which the estimate is averaged.
         iterations, steps: HMC steps per block, and leapfrog steps in each, at most.
-        temperature: as in :func:`ppse.methods.default`.
+        temperature: of the joint density, 1 for the posterior; see :func:`ppse.methods.hmc_em`.
 
     Attributes:
         sample_rate: of the samples, that of the model, in Hz.
@@ -57,8 +57,8 @@ class Stream:
     """
 
     def __init__(
-        self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 4, window: int = 8,
-        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 2.5,
+        self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 3, window: int = 8,
+        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0,
     ) -> None:
         if not (1 <= block <= look_ahead + 1 <= window <= EAR):
             raise ValueError(f"stream: {block=}, {look_ahead=}, {window=}; expected 1 <= block <= look_ahead + 1 <= window <= {EAR} frames")
