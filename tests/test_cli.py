@@ -501,3 +501,15 @@ def test_a_run_that_cannot_be_judged_is_explained(ppse, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, out = ppse("diagnose", path, "-o", tmp_path / "file")
     assert code == 1 and "cannot be written" in out
+
+
+def test_a_folder_side_by_side(ppse, prior: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        audio.write(tmp_path / "in" / f"{i}.wav", wave(0.3 + 0.05 * i), RATE)
+    arguments = ["enhance", tmp_path / "in", "-o", tmp_path / "out", "--prior", prior, "--batch", "3", "--json", tmp_path / "r.json"]
+    code, out = ppse(*arguments)
+    assert code == 0 and "3 enhanced" in out
+    assert json.loads((tmp_path / "r.json").read_text())["settings"]["batch"] == 3
+    assert [soundfile.info(tmp_path / "out" / f"{i}.wav").frames for i in range(3)] == [4800, 5600, 6400]
+    code, out = ppse(*arguments)
+    assert code == 0 and "3 there already" in out
