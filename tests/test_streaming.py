@@ -143,7 +143,7 @@ def test_memory_does_not_grow() -> None:
     stream._em._level._frames = 50
     stream.push(noise(960))
     before = held(stream)
-    stream.push(noise(640))
+    stream.push(noise(960))
     assert held(stream) == before
 
 
