@@ -79,11 +79,6 @@ class DSAESpeech(DynamicalVAE):
         take_over(speech.encoder.head, vae.encoder.network, speech.encoder.reader.n_out)
         return speech
 
-    @classmethod
-    def pretrained(cls, name: str = "dsae") -> Self:
-        """As :meth:`ppse.models.dynamical.DynamicalVAE.pretrained`."""
-        return super().pretrained(name)
-
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the speech STFT, (…, T, F), for recordings of unit level (:func:`ppse.stft.level`)."""
         transition, decoder = self._modules["transition"], self._modules["decoder"]  # not self.decoder: see RVAESpeech

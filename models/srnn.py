@@ -74,11 +74,6 @@ class SRNNSpeech(FeedbackVAE):
         take_over(speech.encoder.head, vae.encoder.network, hidden)
         return speech
 
-    @classmethod
-    def pretrained(cls, name: str = "srnn") -> Self:
-        """As :meth:`ppse.models.dynamical.DynamicalVAE.pretrained`."""
-        return super().pretrained(name)
-
 
 class SRNNGeneration(Feedback):
     """The memory, the transition of the codes and the decoder of :class:`SRNNSpeech`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
@@ -49,11 +48,6 @@ class STORNSpeech(FeedbackVAE):
         activation = nn.ReLU if relu else nn.Tanh
         self.feedback = STORNGeneration(n_freqs, n_latent, memory, codes, log_input, activation)
         self.encoder = CausalEncoder(n_freqs, n_latent, reader, log_input, activation)
-
-    @classmethod
-    def pretrained(cls, name: str = "storn") -> Self:
-        """As :meth:`ppse.models.dynamical.DynamicalVAE.pretrained`."""
-        return super().pretrained(name)
 
     def latent_law(self, recursion: Recursion, n_frames: int) -> TorchDistribution:
         """N(0, I) in every frame."""

@@ -71,11 +71,6 @@ class VRNNSpeech(FeedbackVAE):
         take_over(speech.encoder.head, vae.encoder.network, 0)
         return speech
 
-    @classmethod
-    def pretrained(cls, name: str = "vrnn") -> Self:
-        """As :meth:`ppse.models.dynamical.DynamicalVAE.pretrained`."""
-        return super().pretrained(name)
-
 
 class VRNNGeneration(Feedback):
     """Memory, transition and decoder of :class:`VRNNSpeech`."""
