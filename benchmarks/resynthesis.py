@@ -3,8 +3,8 @@
     python benchmarks/resynthesis.py vae rvae prior.safetensors --clean DIR [--out docs/resynthesis.md]
 
 Every recording is encoded, at unit level, to the means of the codes (the path of means, where the encoder has memory); the prior decodes
-them to a power, E|s|^2 given the codes; its root, with the phases of the recording, is the resynthesis. The noise-free bound on what
-a prior can do, and the published way to compare dynamical VAEs. The loss is the negative ELBO in nats per frame, by one draw.
+them to a power, E|s|^2 given the codes; its root, with the phases of the recording, is the resynthesis. It is what inference
+could reach at best, and the published way to compare dynamical VAEs. The loss is the negative ELBO in nats per frame, by one draw.
 Without a folder, the bundled demo recording takes its place: a smoke test.
 """
 

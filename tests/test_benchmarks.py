@@ -51,3 +51,14 @@ def test_coupled(tmp_path: Path) -> None:
     assert len(re.findall(r"^\| (?:prior|decoder) \| [\d.]+ \| .*published", page, re.MULTILINE)) == 8
     rows = re.findall(r"^\| (\w+) \| (utterance|4 frames) ", page, re.MULTILINE)
     assert rows == [("mala", "utterance"), ("mala", "4 frames"), ("hmc", "utterance"), ("hmc", "4 frames")]
+
+
+@pytest.mark.slow
+def test_resynthesis(tmp_path: Path) -> None:
+    command = [sys.executable, str(SPEED.with_name("resynthesis.py")), "vae", "rvae", "--out", "resynthesis.md"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) M \| (.*) \|$", (tmp_path / "resynthesis.md").read_text(), re.MULTILINE)
+    assert [name for name, *_ in rows] == ["vae", "rvae"]
+    vae, rvae = ([float(cell) for cell in cells.split("|")] for *_, cells in rows)
+    assert all(a < b for a, b in zip(vae[:3], rvae[:3], strict=True)) and rvae[3] < vae[3]  # memory pays: scores rise, the loss falls
