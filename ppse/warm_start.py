@@ -11,7 +11,7 @@ from torch import Tensor
 from .mixture import Mixture, Updatable
 
 
-def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 10) -> None:
+def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 25) -> None:
     """Fit the noise sources that have a closed-form M-step, together, to a power of the noise. Changes the sources.
 
     Noise without a closed form keeps the start that it has: what it will explain is not known yet.
@@ -21,7 +21,7 @@ def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: 
         power: of all noise in it, (…, T, F); see :meth:`ppse.guides.EncoderGuide.listen`.
         speech: names of the sources that are not noise.
         observed: as in :meth:`Mixture.forward`.
-        steps: M-steps. More of them fit what the encoder hears better, which is not the noise itself, and do no good (docs/costs.md).
+        steps: M-steps. More of them fit what the encoder hears, which is not the noise itself, and do no good (docs/costs.md).
     """
     noises = [name for name, source in model.sources.items() if name not in speech and isinstance(source, Updatable)]
     if not noises:
