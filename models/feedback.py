@@ -109,7 +109,7 @@ class Feedback(nn.Module, ABC):
 
     def prior(self, hidden: Tensor, past: Tensor) -> Normal:
         """p(z_t | h_t, z_t-1), unless the law of the latents is another."""
-        raise NotImplementedError
+        raise NotImplementedError  # never asked of a model that overrides latent_law, as STORN does: its latents know no state
 
     def run(self, z: Tensor, taught: Taught | None) -> tuple[Tensor, Tensor]:
         """Hidden states (N, T, H) and log-variances (N, T, F) given the latents (N, T, L). One pass when all frames are taught."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from .convergence import OF_GROUP
 from .infer import Draws, Info, Proposal
 from .infer.blocks import is_random
-from .infer.density import CHAINS_DIM, by_dim, is_latent, plate_dims
+from .infer.density import CHAINS_DIM, blocks_of, by_dim, is_latent, plate_dims
 from .predictive import Sites, observed_summaries, posterior_predictive, prior_predictive
 from .stft import STFT
 
@@ -103,10 +103,8 @@ def _sample_stats(draws: Draws) -> dict[str, _Variable]:
         return {}
     variables = _fields(draws.stats, draws.blocks)
     of_groups = draws.stats.groups if isinstance(draws.stats, Info) else None
-    plate_at = {dim: name for inside in draws.plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
     for group, info in (of_groups or {}).items():
-        shape = info.acceptance.shape[1:]
-        blocks = [plate_at.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0)]
+        blocks = blocks_of(draws.plates.values(), info.acceptance.shape[1:])
         variables |= {f"{name}{OF_GROUP}{group}": variable for name, variable in _fields(info, blocks).items()}
     return variables
 

@@ -1,21 +1,15 @@
-"""Inference methods by name: how the latents are drawn, for how long, and what of it is averaged.
-
-The first five are the published ones, with the published settings. ``default`` and ``fast`` are ours, chosen on development
-data (README, table of methods).
-"""
+"""Inference methods by name: our own here, ``default`` and ``fast`` chosen on development data (README, table of methods), and the published ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
-import pyro
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from .guides import EncoderGuide, clean_guide, mean_field, starting_guide
+from .guides import mean_field, starting_guide
 from .infer import (
     TARGET_ACCEPTANCE,
     EStep,
@@ -28,221 +22,24 @@ from .infer import (
     hmc,
     langevin,
     log_density,
-    mala,
     mcmc_e_step,
-    metropolis,
-    per_frame_acceptance,
-    point_e_step,
     tuned,
     whitened,
     windowed,
 )
+from .method import Method, Problem
 from .mixture import Mixture
-from .models.dynamical import DynamicalVAE
-from .priors import Graph, parameters_of, weak_priors
+from .priors import parameters_of, weak_priors
+from .published import ld_em, mala_em, malaem_published, mcem, mhem_published, peem, vem
 from .warm_start import fit_noise
+
+__all__ = [
+    "ALL", "Method", "Problem", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em", "malaem_published", "mcem",
+    "mhem_published", "peem", "svi_em", "vem",
+]
 
 START_SPREAD = 0.1
 """Standard deviation, in unconstrained space, by which the chains of :func:`full_bayes` differ at first in what no encoder has a law of."""
-
-
-class Problem(NamedTuple):
-    """One inference problem: a model that has been started on the mixture x, and where to start the latents.
-
-    ``graph`` is what to infer: the model, or, when parameters have priors, the model lifted; ``found`` are draws of the latents that
-    an earlier method left, by site, empty when there was none.
-    """
-
-    model: Mixture
-    graph: Graph
-    x: Tensor
-    observed: Tensor | None
-    guide: EncoderGuide | None
-    found: dict[str, Tensor]
-
-    @property
-    def args(self) -> tuple[Tensor, Tensor | None]:
-        """Arguments of the model and of the guide."""
-        return self.x, self.observed
-
-
-@dataclass(frozen=True)
-class Method:
-    """An EM method. Make one with the functions below, or from an E-step of your own.
-
-    Attributes:
-        name: for tables and result files.
-        e_step: problem → E-step.
-        guide: model → the guide whose mean the latents start at, or None to start at the prior.
-        iterations: of EM.
-        average: in how many of the last iterations the posterior of the sources is averaged.
-        tolerance: of the convergence stop (:func:`ppse.infer.em`), after which the last ``average`` iterations follow
-            at once; 0 for none.
-        open_steps: gradient steps per M-step for sources without a closed form.
-        starts: how many times the parameters of the recording are started and fitted, side by side. EM ends in one of many
-            modes; the posterior is averaged over them.
-        priors: model, x, observed → priors of parameters by site name (:func:`ppse.with_priors`). These parameters then are latents
-            too, and nothing is fitted any more; None fits them all.
-        before: a method that runs first. It leaves its parameters, and its last draws as ``Problem.found``; its ``starts`` is not used.
-        tied: what runs in its place where the prior ties the frames, so that moves of single frames cannot be accepted one by one.
-
-    Raises:
-        ValueError: when a number is out of its range.
-    """
-
-    name: str
-    e_step: Callable[[Problem], EStep]
-    guide: Callable[[Mixture], EncoderGuide | None] = starting_guide
-    iterations: int = 100
-    average: int = 30
-    tolerance: float = 0.0
-    open_steps: int = 5
-    starts: int = 1
-    priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] | None = None
-    before: Method | None = None
-    tied: Method | None = None
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"{self.name}: iterations={self.iterations}; expected 1 or more")
-        if not 1 <= self.average <= self.iterations:
-            raise ValueError(
-                f"{self.name}: average={self.average} with iterations={self.iterations}; expected 1 <= average <= iterations: "
-                f"the posterior is averaged over the last iterations, so set average too, or run more iterations"
-            )
-        if self.tolerance < 0 or self.open_steps < 1 or self.starts < 1:
-            found = f"tolerance={self.tolerance}, open_steps={self.open_steps}, starts={self.starts}"
-            raise ValueError(f"{self.name}: {found}; expected 0 or more, 1 or more, 1 or more")
-
-    def suited(self, model: Mixture) -> Method:
-        """The one to run on the model: itself, or ``tied`` where a source is a dynamical VAE; and what runs before it likewise."""
-        chosen = self.tied if self.tied and any(isinstance(module, DynamicalVAE) for module in model.modules()) else self
-        return replace(chosen, before=chosen.before.suited(model)) if chosen.before else chosen
-
-    @property
-    def all_iterations(self) -> int:
-        """Those of the methods that run before, too."""
-        return self.iterations + (self.before.all_iterations if self.before else 0)
-
-
-def mcem(iterations: int = 100, draws: int = 10, burn_in: int = 30, step_size: float = 0.1, chains: int = 1) -> Method:
-    """Monte Carlo EM by random-walk Metropolis (MCEM, MHEM): 10 draws after 30 burn-in steps, variance 0.01.
-
-    References:
-        Leglaive, Girin & Horaud (2018), A variance modeling framework based on variational autoencoders for speech enhancement.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args, chains=chains)
-        start = target.init(_start(problem))
-        return mcmc_e_step(target, lambda e: metropolis(target, e), start, step_size=step_size, draws=draws, burn_in=burn_in)
-
-    return Method("mcem", e_step, clean_guide, iterations, average=1)
-
-
-def ld_em(iterations: int = 100, chains: int = 10, step_size: float = 0.02, likelihood_power: float = 0.5) -> Method:
-    """Langevin EM (LDEM): ten particles, one unadjusted step per iteration.
-
-    The published code doubles the noise and drops a half in the prior; that samples p(z) p(x | z)^(1/2) with
-    step 0.02, which is what the defaults say openly. ``likelihood_power=1`` is the posterior.
-
-    References:
-        Sadeghi & Serizel (2024), Posterior sampling algorithms for unsupervised speech enhancement with
-        recurrent variational autoencoder.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args, chains=chains, likelihood_power=likelihood_power)
-        start = target.init(_start(problem), jitter=0.1)
-        return mcmc_e_step(target, lambda e: langevin(target, e), start, step_size=step_size)
-
-    return Method("ld_em", e_step, clean_guide, iterations, average=1)
-
-
-def mala_em(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size: float = 0.01, chains: int = 1) -> Method:
-    """Metropolis-adjusted Langevin EM (MALAEM): 10 draws after 5 burn-in steps, accepted per independent block.
-
-    References:
-        Sadeghi & Serizel (2024), as for :func:`ld_em`.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args, chains=chains)
-        start = target.init(_start(problem))
-        return mcmc_e_step(target, lambda e: mala(target, e), start, step_size=step_size, draws=draws, burn_in=burn_in)
-
-    return Method("mala_em", e_step, clean_guide, iterations, average=1)
-
-
-def mhem_published(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size: float = 0.1, chains: int = 1) -> Method:
-    """MHEM as published for RVAE: :func:`mcem` that proposes all frames at once and accepts each by its own terms, also where these are coupled.
-
-    An approximation (:func:`ppse.infer.per_frame_acceptance`, with the measured bias in docs/coupled.md), for comparison with published
-    numbers; :func:`mcem` is exact. With a prior of independent frames the two are the same.
-
-    References:
-        Sadeghi & Serizel (2024), as for :func:`ld_em`.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args, chains=chains)
-        return mcmc_e_step(
-            target, lambda e: per_frame_acceptance(target, lambda t: metropolis(t, e)), target.init(_start(problem)), step_size=step_size,
-            draws=draws, burn_in=burn_in,
-        )
-
-    return Method("mhem_published", e_step, clean_guide, iterations, average=1)
-
-
-def malaem_published(iterations: int = 100, draws: int = 10, burn_in: int = 5, step_size: float = 0.01, chains: int = 1) -> Method:
-    """MALAEM as published for RVAE: :func:`mala_em` with the acceptance of :func:`mhem_published`, an approximation in the same way.
-
-    The published code also tames the gradient and adds a jitter after each step; this does not.
-
-    References:
-        Sadeghi & Serizel (2024), as for :func:`ld_em`.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args, chains=chains)
-        return mcmc_e_step(
-            target, lambda e: per_frame_acceptance(target, lambda t: mala(t, e)), target.init(_start(problem)), step_size=step_size,
-            draws=draws, burn_in=burn_in,
-        )
-
-    return Method("malaem_published", e_step, clean_guide, iterations, average=1)
-
-
-def vem(iterations: int = 100, learning_rate: float = 1e-3, draws: int = 1) -> Method:
-    """Variational EM: one Adam step per iteration on a copy of the encoder, for the ELBO of the noisy recording.
-
-    The published learning rate is 5e-3, for encoders that read powers. Ours reads log-powers, hundreds of values of order one
-    that move together; at 5e-3 its first steps leave the range of speech, and all of the recording becomes noise.
-
-    References:
-        Leglaive et al. (2020), A recurrent variational autoencoder for speech enhancement.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        if problem.guide is None:
-            raise ValueError("vem: no source of the model has an encoder to fine-tune; use mala_em, or give a VAESpeech")
-        return guide_e_step(problem.graph, problem.guide, problem.args, draws=draws, learning_rate=learning_rate)
-
-    return Method("vem", e_step, clean_guide, iterations, average=1)
-
-
-def peem(iterations: int = 100, steps: int = 10, learning_rate: float = 5e-3) -> Method:
-    """Point-estimate EM: ten Adam steps per iteration to a mode of p(z | x). Cheap, biased, no posterior.
-
-    References:
-        Sadeghi & Serizel (2023), Fast and efficient speech enhancement with variational autoencoders.
-    """
-
-    def e_step(problem: Problem) -> EStep:
-        target = log_density(problem.graph, *problem.args)
-        return point_e_step(target, target.init(_start(problem)), steps=steps, learning_rate=learning_rate)
-
-    return Method("peem", e_step, clean_guide, iterations, average=1)
 
 
 def hmc_em(
@@ -404,16 +201,6 @@ def _hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
     if noise is not None:
         fit_noise(problem.model, noise, {site.split(".")[0] for site in laws}, problem.observed)
     return laws
-
-
-def _start(problem: Problem) -> dict[str, Tensor] | None:
-    """Constrained values at which the chains start: the means of the guide."""
-    if problem.guide is None:
-        return None
-    with pyro.poutine.block():
-        laws = problem.guide.laws(*problem.args)
-    # Under the plate of chains (dim -2) one recording (T, L) broadcasts as it is, and so does a batch (B, 1, T, L).
-    return {site: loc.detach() for site, (loc, _) in laws.items()}
 
 
 ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes)

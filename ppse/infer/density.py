@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -255,6 +255,12 @@ def by_dim(plates: Mapping[str, int], depth: int) -> tuple[str, ...]:
     """The names of plates in the order of their dims, from -depth to -1; "" for a dim without one."""
     names = {dim: name for name, dim in plates.items()}
     return tuple(names.get(dim, "") for dim in range(-depth, 0))
+
+
+def blocks_of(plates: Iterable[Sequence[str]], shape: Sequence[int]) -> tuple[str, ...]:
+    """The plate of each dim of values of such a shape, from those of the batch dims of all sites; "" for a dim of size 1 but that of chains."""
+    names = {dim: name for inside in plates for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
+    return tuple(names.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0))
 
 
 def plate_dims(site: Mapping[str, Any]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from .adapt import StepSizeAdapter
-from .density import CHAINS_DIM, LogDensity, Position, by_dim, is_latent, plate_dims
+from .density import CHAINS_DIM, LogDensity, Position, blocks_of, by_dim, is_latent, plate_dims
 from .kernels import Info, Kernel, combined
 from .run import Draws
 
@@ -126,10 +126,7 @@ def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: S
         plates[name] = by_dim(plate_dims(site), drawn.dim() - site["fn"].event_dim)
     if not infos:
         return Draws(values, None, None, plates, ())
-    shape = infos[0].acceptance.shape
-    known = {dim: name for inside in plates.values() for dim, name in zip(range(-len(inside), 0), inside, strict=True) if name}
-    blocks = tuple(known.get(dim, "") if shape[dim] > 1 or dim == CHAINS_DIM else "" for dim in range(-len(shape), 0))
-    return Draws(values, combined(infos, torch.stack), None, plates, blocks)
+    return Draws(values, combined(infos, torch.stack), None, plates, blocks_of(plates.values(), infos[0].acceptance.shape))
 
 
 def point_e_step(target: LogDensity, start: Position, *, steps: int = 10, learning_rate: float = 0.01) -> EStep:

@@ -116,7 +116,7 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01, scale: Position | N
         proposal = {k: v + drift[k] + deviation[k] * torch.randn_like(v) for k, v in state.position.items()}
         finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
         position = _choose(target, finite, proposal, state.position)
-        noted = _per_block(log_density, step_size)
+        noted = _in_every_block(log_density, step_size)
         return State(position, None, None), Info(finite.to(log_density.dtype), finite, log_density, ~finite, step_size=noted)
 
     return Kernel(init, step)
@@ -210,10 +210,10 @@ def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor, step_
         gradient = _choose(target, accepted, new.gradient, old.gradient)
     log_density = torch.where(accepted, new.log_density, old.log_density)
     state = State(_choose(target, accepted, new.position, old.position), log_density, gradient)
-    return state, Info(acceptance, accepted, log_density, log_ratio < -1000.0, step_size=_per_block(log_density, step_size))
+    return state, Info(acceptance, accepted, log_density, log_ratio < -1000.0, step_size=_in_every_block(log_density, step_size))
 
 
-def _per_block(log_density: Tensor, step_size: StepSize) -> Tensor:
+def _in_every_block(log_density: Tensor, step_size: StepSize) -> Tensor:
     return torch.as_tensor(step_size).to(log_density).expand(log_density.shape)
 
 
