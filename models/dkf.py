@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
-from .encoders import log_power, moments, perceptron, power, read_ahead, take_over
+from .encoders import log_power, moments, perceptron, read_ahead, take_over
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, dense, lengths
 from .vae import VAESpeech
 
@@ -161,7 +161,7 @@ class StructuredEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the codes of a recording, or of a batch."""
-        features = log_power(x) if self.log_input else power(x)
+        features = log_power(x) if self.log_input else power_of(x)
         states = self.reader(features, lengths(observed, x)).unflatten(-1, (self.n_states - 1, -1))
         average = states.sum(-2) / self.n_states
         return RecurrentNormal(self._next, self.n_latent, read_ahead(self.head, torch.cat([features, average], -1) if self.skip else average))

@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
-from .encoders import RecurrentEncoder, log_power, perceptron, power, take_over
+from .encoders import RecurrentEncoder, log_power, perceptron, take_over
 from .feedback import forget, gaussian
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths
 from .vae import VAESpeech
@@ -129,7 +129,7 @@ class UtteranceEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> dist.Normal:
         """The law of the code of a recording, or of those of a batch."""
-        states = self.reader(log_power(x) if self.log_input else power(x), lengths(observed, x))
+        states = self.reader(log_power(x) if self.log_input else power_of(x), lengths(observed, x))
         seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
         average = (states * seen).sum(-2) / seen.sum(-2).clamp_min(1)
         loc, scale = self.head(average if x.dim() == 2 else average.unsqueeze(-2)).chunk(2, -1)

@@ -10,6 +10,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..distributions import power_of
 from ..stft import POWER_FLOOR
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
 
@@ -39,7 +40,7 @@ class FrameEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         """``observed`` is what every encoder is told; here no frame sees another, so it changes nothing."""
-        loc, scale = self.network(log_power(x) if self.log_input else power(x)).chunk(2, -1)
+        loc, scale = self.network(log_power(x) if self.log_input else power_of(x)).chunk(2, -1)
         # Never wider than the prior where we train it: rare wide frames would ruin the ELBO.
         return Normal(loc, scale.sigmoid() if self.log_input else (0.5 * scale).exp())
 
@@ -75,7 +76,7 @@ class RecurrentEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the latents of a recording, or of a batch."""
-        features = log_power(x) if self.log_input else power(x)
+        features = log_power(x) if self.log_input else power_of(x)
         read = self.reader(features, lengths(observed, x))
         if self.skip:
             read = torch.cat([read, features], -1)
@@ -204,7 +205,7 @@ class CleanedEncoder(nn.Module):
         """The law of the latents, (…, T, L), given what was heard."""
         speech = self.decoder(self.listener.read(x, heard).mean).exp() + POWER_FLOOR
         gain = speech / (speech + heard.noise)
-        expected = (gain.square() * power(x) + gain * heard.noise).sqrt()
+        expected = (gain.square() * power_of(x) + gain * heard.noise).sqrt()
         law: TorchDistribution = self.encoder(torch.complex(expected, torch.zeros_like(expected)), observed)
         return law
 
@@ -215,7 +216,7 @@ LOG_SCALE = 0.2
 
 def log_power(x: Tensor) -> Tensor:
     """log(|x|^2 + POWER_FLOOR), scaled to values of order one: the input of the encoders."""
-    return scaled(power(x))
+    return scaled(power_of(x))
 
 
 def scaled(powers: Tensor) -> Tensor:
@@ -227,11 +228,6 @@ def average_log_power(x: Tensor, observed: Tensor | None = None) -> Tensor:
     """Mean over time of :func:`log_power`, (…, T, F) → (…, 1, F), of the frames with an observed bin."""
     seen = torch.ones_like(x.real[..., :1]) if observed is None else observed.expand(x.shape).any(-1, keepdim=True).to(x.real.dtype)
     return (log_power(x) * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
-
-
-def power(x: Tensor) -> Tensor:
-    """|x|^2."""
-    return x.real.square() + x.imag.square()
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:

@@ -12,12 +12,12 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
-from .encoders import perceptron, power, scaled
-from .recurrent import Layers, RecurrentNormal, State, advance, before, dense
+from .encoders import perceptron, scaled
+from .recurrent import Layers, RecurrentNormal, State, advance, before, dense, flattened
 
 
 class Taught(NamedTuple):
@@ -58,7 +58,7 @@ class FeedbackVAE(DynamicalVAE):
         if not 0 <= share <= 1:
             raise ValueError(f"teach: share={share}; expected a probability")
         if share:
-            self._taught = Taught(power(s), torch.rand_like(s.real[..., :1]) < share)
+            self._taught = Taught(power_of(s), torch.rand_like(s.real[..., :1]) < share)
         try:
             yield
         finally:
@@ -149,13 +149,13 @@ class Recursion:
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (…, T, H) and log-variances (…, T, F) given all latents (…, T, L)."""
         if self._last is None or self._last[0] is not z:
-            hidden, log_variance = self.networks.run(_flat(z), self._taught(z.shape))
+            hidden, log_variance = self.networks.run(flattened(z), self._taught(z.shape))
             self._last = z, (hidden.reshape(*z.shape[:-1], -1), log_variance.reshape(*z.shape[:-1], -1))
         return self._last[1]
 
     def next(self, past: Tensor, _: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Mean and standard deviation of z_t given z_t-1, (…, 1, L), and the state before it: a network of :class:`RecurrentNormal`."""
-        last = _flat(past)
+        last = flattened(past)
         if state is None:
             heard, memory, t = last.new_zeros(last.shape[0], 1, self.networks.n_freqs), None, 0
         else:
@@ -169,7 +169,7 @@ class Recursion:
     def _taught(self, shape: torch.Size) -> Taught | None:
         if self.taught is None:
             return None
-        return Taught(*(_flat(part.expand(*shape[:-2], *part.shape[-2:])) for part in self.taught))
+        return Taught(*(flattened(part.expand(*shape[:-2], *part.shape[-2:])) for part in self.taught))
 
 
 class FeedbackNormal(RecurrentNormal):
@@ -204,10 +204,6 @@ def forget(transition: nn.Sequential) -> None:
     """Make what dense layers give to :func:`gaussian` N(0, I), whatever they are told."""
     for parameter in transition[-1].parameters():
         parameter.zero_()
-
-
-def _flat(frames: Tensor) -> Tensor:
-    return frames.reshape(-1, *frames.shape[-2:])
 
 
 def _heard(log_variance: Tensor, taught: Taught | None, t: int) -> Tensor:

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ._multiplicative import PARAMETER_FLOOR
 
@@ -98,7 +98,7 @@ class SmoothNMFNoise(PyroModule):
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Every pattern is a random share, U(0, 1), of the mean power of x in its frequency over the observed frames."""
-        power = x.real.square() + x.imag.square()
+        power = power_of(x)
         seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
         spectrum = (power * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
         shares = torch.rand(*spectrum.shape[:-2], self.rank, x.shape[-1], dtype=power.dtype, device=x.device)

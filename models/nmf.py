@@ -10,7 +10,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
 
@@ -65,7 +65,7 @@ class NMFNoise(PyroModule):
 
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
         """New activations for the next stretch of the recording; the patterns stay. Random."""
-        power = x.real.square() + x.imag.square()
+        power = power_of(x)
         seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
         mean = (power * seen).sum((-2, -1), keepdim=True) / seen.sum((-2, -1), keepdim=True).clamp_min(1)
         count = self.rank + (0 if self.dictionary is None else self.dictionary.shape[-1])

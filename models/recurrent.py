@@ -51,7 +51,7 @@ class Recurrence(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Lengths | None = None) -> Tensor:
         """All frames at once. Padding, given the ``lengths`` of the utterances (dim 0), changes no other frame."""
-        flat, many = _flat(frames), None
+        flat, many = flattened(frames), None
         if lengths is not None:
             many = torch.tensor(lengths).repeat_interleave(flat.shape[0] // len(lengths))
         flat = self.before(flat)
@@ -62,7 +62,7 @@ class Recurrence(nn.Module):
 
     def advance(self, frames: Tensor, state: State = None) -> tuple[Tensor, State]:
         """The next frames of a network that only looks back: from what it remembers, to the output and what it remembers then."""
-        hidden, state = advance(self.memory, self.before(_flat(frames)), state)
+        hidden, state = advance(self.memory, self.before(flattened(frames)), state)
         return hidden.reshape(*frames.shape[:-1], -1), state
 
 
@@ -185,7 +185,8 @@ def lengths(observed: Tensor | None, x: Tensor) -> Lengths | None:
     return None if int(ends.min()) == x.shape[-2] else tuple(ends.tolist())
 
 
-def _flat(frames: Tensor) -> Tensor:
+def flattened(frames: Tensor) -> Tensor:
+    """Sequences (N, T, n) of (…, T, n)."""
     return frames.reshape(-1, *frames.shape[-2:])
 
 

@@ -9,7 +9,8 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-from .encoders import moments, perceptron, power, read_ahead, scaled, take_over
+from ..distributions import power_of
+from .encoders import moments, perceptron, read_ahead, scaled, take_over
 from .feedback import Feedback, FeedbackVAE, forget, gaussian
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, before, lengths
 from .vae import VAESpeech
@@ -124,7 +125,7 @@ class SmoothingEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the codes of a recording, or of a batch."""
-        past, now = (scaled(frames) if self.log_input else frames for frames in (before(power(x)), power(x)))
+        past, now = (scaled(frames) if self.log_input else frames for frames in (before(power_of(x)), power_of(x)))
         read = self.reader(torch.cat([self.memory(past), now], -1), lengths(observed, x))
         return RecurrentNormal(self._next, self.n_latent, read_ahead(self.head, torch.cat([read, now], -1) if self.skip else read))
 

@@ -7,7 +7,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..distributions import ComplexNormal
+from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
 from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
 
@@ -22,7 +22,7 @@ class StationaryNoise(PyroModule):
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Starts at the mean power of x over the observed frames. Not random."""
-        power = x.real.square() + x.imag.square()
+        power = power_of(x)
         seen = torch.ones_like(power) if observed is None else observed.expand(power.shape).to(power.dtype)
         mean = (power * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(1)
         self.spectrum = PyroParam((mean if x.dim() > 2 else mean.squeeze(-2)).clamp_min(PARAMETER_FLOOR), constraints.positive)

@@ -8,7 +8,8 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from .encoders import log_power, perceptron, power
+from ..distributions import power_of
+from .encoders import log_power, perceptron
 from .feedback import Feedback, FeedbackVAE, Recursion
 from .recurrent import Layers, Recurrence, dense
 
@@ -86,5 +87,5 @@ class CausalEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         """The law of the codes of a recording, or of a batch; ``observed`` changes nothing, as no frame sees a later one."""
-        loc, scale = self.head(self.reader(log_power(x) if self.log_input else power(x))).chunk(2, -1)
+        loc, scale = self.head(self.reader(log_power(x) if self.log_input else power_of(x))).chunk(2, -1)
         return Normal(loc, scale.sigmoid() if self.log_input else (0.5 * scale).exp())

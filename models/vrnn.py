@@ -9,7 +9,8 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-from .encoders import log_power, moments, perceptron, power, read_ahead, take_over
+from ..distributions import power_of
+from .encoders import log_power, moments, perceptron, read_ahead, take_over
 from .feedback import Feedback, FeedbackVAE, forget, gaussian
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, before, dense
 from .vae import VAESpeech
@@ -120,7 +121,7 @@ class FilteringEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> RecurrentNormal:
         """The law of the codes of a recording, or of a batch; ``observed`` changes nothing, as no frame sees a later one."""
-        heard = self.listen(log_power(x) if self.log_input else power(x))
+        heard = self.listen(log_power(x) if self.log_input else power_of(x))
         return RecurrentNormal(self._next, self.n_latent, torch.cat([before(heard), read_ahead(self.head, heard)], -1))
 
     def _next(self, past: Tensor, context: Tensor, state: State) -> tuple[Tensor, Tensor, State]:

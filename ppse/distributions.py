@@ -76,8 +76,13 @@ class ComplexNormal(TorchDistribution):
             self._validate_sample(value)
         centred = not isinstance(self.centre, Tensor) and self.centre == 0 and value.is_complex()
         error = value if centred else value - self.loc
-        log_prob: Tensor = _LogDensity.apply(error.real.square() + error.imag.square(), self.var)
+        log_prob: Tensor = _LogDensity.apply(power_of(error), self.var)
         return log_prob
+
+
+def power_of(value: Tensor) -> Tensor:
+    """|value|^2 of a complex or real tensor, real, of its shape."""
+    return value.real.square() + value.imag.square() if value.is_complex() else value.square()
 
 
 class _LogDensity(Function):

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from .distributions import ComplexNormal
+from .distributions import ComplexNormal, power_of
 
 VARIANCE_FLOOR = 1e-8
 """Smallest variance of an observed bin, for recordings of unit level: the one floor of the likelihood."""
@@ -173,7 +173,7 @@ class Mixture(PyroModule):
             the laws after the updates.
         """
         total, updated = _total(laws), dict(laws)
-        power, variance = _power(x - total.loc), total.var
+        power, variance = power_of(x - total.loc), total.var
         for name, law in laws.items():
             source = self.sources[name]
             if isinstance(source, Updatable):
@@ -241,10 +241,6 @@ def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
     for law in iterator:
         total = total + law
     return total
-
-
-def _power(x: Tensor) -> Tensor:
-    return x.real.square() + x.imag.square()
 
 
 def utterances(x: Tensor) -> Any:

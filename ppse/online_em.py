@@ -10,7 +10,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
 
-from .distributions import ComplexNormal
+from .distributions import ComplexNormal, power_of
 from .guides import starting_guide
 from .guides.encoder import Encoded
 from .infer import TARGET_ACCEPTANCE, LogDensity, hmc, log_density
@@ -164,7 +164,7 @@ class OnlineEM:
             found = posterior(graph.nodes["_RETURN"]["value"], x)
             estimate += found[self._source].loc.mean(0) / self._iterations
             noise = found[REST]
-            inferred = (noise.loc.real.square() + noise.loc.imag.square() + noise.var).mean(0)
+            inferred = (power_of(noise.loc) + noise.var).mean(0)
             self._noise[-width:] = torch.lerp(heard, inferred, INFERRED)
         return estimate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .distributions import ComplexNormal
+from .distributions import ComplexNormal, power_of
 from .mixture import draw_sources
 
 
@@ -23,7 +23,7 @@ class Moments:
         """Note the posterior laws of all sources under some draws; a dim of draws before (T, F) is averaged out."""
         self._count += 1
         for name, law in laws.items():
-            terms = law.loc, _squared(law.loc), law.var
+            terms = law.loc, power_of(law.loc), law.var
             averaged = [t.mean(-3, keepdim=t.dim() > 3) if t.dim() > 2 else t for t in terms]
             before = self._sums.get(name)
             now = averaged if before is None else [b + a for a, b in zip(averaged, before, strict=True)]
@@ -40,7 +40,7 @@ class Moments:
         result = {}
         for name, sums in self._sums.items():
             loc, square, var = (s / self._count for s in sums)
-            result[name] = ComplexNormal(loc, var + (square - _squared(loc)).clamp_min(0))
+            result[name] = ComplexNormal(loc, var + (square - power_of(loc)).clamp_min(0))
         return result
 
 
@@ -84,7 +84,3 @@ class SourceDraws:
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """By source, (count, T, F) or (count, B, 1, T, F), as x is; empty when none was asked for."""
         return {name: torch.stack(drawn).reshape(-1, *x.shape) for name, drawn in self._drawn.items()}
-
-
-def _squared(value: Tensor) -> Tensor:
-    return value.real.square() + value.imag.square()

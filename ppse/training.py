@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 from . import simulate
 from .corpus import Speech
-from .distributions import ComplexNormal
+from .distributions import ComplexNormal, power_of
 from .elbo import negative_elbo
 from .guides import EncoderGuide, clean_guide
 from .mixture import Mixture
@@ -35,7 +35,7 @@ LEVEL_RANGE = (-12.0, 3.0)
 
 def floored(s: Tensor) -> Tensor:
     """The STFT with :data:`POWER_FLOOR` added to the power of every bin, phases at zero."""
-    return _circular(s.real.square() + s.imag.square() + POWER_FLOOR)
+    return _circular(power_of(s) + POWER_FLOOR)
 
 
 def _circular(power: Tensor) -> Tensor:
@@ -180,5 +180,4 @@ def noisy_segments(speech: Speech, count: int, frames: int, generator: torch.Gen
 
 def local_power(x: Tensor) -> Tensor:
     """|x|^2 of an STFT (B, 1, T, F), smoothed over five frames and three bins: the variance of one known noise."""
-    power = x.real.square() + x.imag.square()
-    return avg_pool2d(power, (5, 3), stride=1, padding=(2, 1), count_include_pad=False)
+    return avg_pool2d(power_of(x), (5, 3), stride=1, padding=(2, 1), count_include_pad=False)
