@@ -21,8 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "audio": {"files"},
     "mixture": {"distributions"},
     "infer": {"infer"},
-    "models": {"models", "distributions", "mixture", "stft", "weights"},
-    "guides": {"guides", "distributions", "mixture", "stft", "models"},
+    "lips": set(),
+    "models": {"models", "distributions", "lips", "mixture", "stft", "weights"},
+    "guides": {"guides", "distributions", "lips", "mixture", "stft", "models"},
     "corpus": {"audio", "stft"},
     "simulate": {"corpus", "stft"},
 }
