@@ -331,8 +331,8 @@ WRONG = {
     "name of a run": ["enhance", "a.wav", "-o", "o", "--save-run", "run.txt"],
     "negative draws": ["enhance", "a.wav", "-o", "o", "--draws", "-1"],
     "weights name": ["train", "speech", "-o", "prior.pt"],
-    "weights name of a dynamical VAE": ["train-dvae", "rvae", "speech", "-o", "prior.pt"],
-    "dynamical VAE": ["train-dvae", "rnn", "speech", "-o", "prior.safetensors"],
+    "weights name of a dynamical VAE": ["train", "dvae", "rvae", "speech", "-o", "prior.pt"],
+    "dynamical VAE": ["train", "dvae", "rnn", "speech", "-o", "prior.safetensors"],
     "what to compare": ["evaluate", "o"],
 }
 
@@ -351,11 +351,12 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert kind not in NAMED or NAMED[kind] in out
 
 
-@pytest.mark.parametrize("command", ["enhance", "train", "train-dvae", "mix", "evaluate", "sample", "demo"])
+@pytest.mark.parametrize("command", ["enhance", "train vae", "train dvae", "mix", "evaluate", "sample", "demo"])
 def test_help_names_every_command_and_its_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    code, out = run(command, "--help", capsys=capsys, monkeypatch=monkeypatch)
+    *group, name = command.split()
+    code, out = run(*group, name, "--help", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0 and f"ppse {command}" in out and "--out" in out or command == "evaluate" and "--manifest" in out
-    assert command in run("--help", capsys=capsys, monkeypatch=monkeypatch)[1]
+    assert name in run(*group, "--help", capsys=capsys, monkeypatch=monkeypatch)[1]
 
 
 def test_version_and_completion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +462,7 @@ def test_train_a_dynamical_vae_and_use_it(ppse, tmp_path: Path) -> None:
     for name in ("a-0", "a-1", "b-0", "c-0"):
         audio.write(tmp_path / "speech" / f"{name}.wav", wave(3.0), RATE)
     out = tmp_path / "prior.safetensors"
-    train = ("train-dvae", "rvae-causal", tmp_path / "speech", "-o", out, "--epochs", "2", "--latent", "4", "--hidden", "8", "--validation", "0.3")
+    train = ("train", "dvae", "rvae-causal", tmp_path / "speech", "-o", out, "--epochs", "2", "--latent", "4", "--hidden", "8", "--validation", "0.3")
     assert ppse(*train)[0] == 0 and out.with_suffix(".png").exists()
     assert weights.card(out)["recipe"]["beta"] == 1.0 and RVAESpeech.pretrained(out).causal
     code, said = ppse(*train)
