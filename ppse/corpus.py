@@ -54,51 +54,20 @@ def split(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple
     return sorted(set(files) - set(validation)), validation
 
 
-class Speech:
-    """Clean speech in memory, every file at unit level (230 MB an hour): batches of frames and of segments.
+class Waves:
+    """Recordings in memory, on one axis after the other, and stretches of frames from random places in them.
 
     Args:
-        files: audio files of any rate and number of channels.
+        waves: of shape (N,) each, N at least a window of the STFT.
         stft: the STFT of the model.
-        report: called with (files read, files in all) after every file.
-
-    Attributes:
-        left_out: why a file was not used, by path: unreadable, not finite, silent, or shorter than a frame.
-
-    Raises:
-        AudioError: when no file is left; the message gives the reason for the first.
     """
 
-    def __init__(self, files: Iterable[str | os.PathLike[str]], stft: STFT, report: Callable[[int, int], None] | None = None) -> None:
-        paths = list(files)
-        self.stft = stft
-        self.waves: list[Tensor] = []
-        self.left_out: dict[Path, str] = {}
-        for i, path in enumerate(paths):
-            try:
-                self.waves.append(self._wave(path))
-            except audio.AudioError as error:
-                self.left_out[Path(path)] = str(error)
-            if report:
-                report(i + 1, len(paths))
-        if not self.waves:
-            first = next(iter(self.left_out.values()), "no file was given")
-            raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
+    def __init__(self, waves: Sequence[Tensor], stft: STFT) -> None:
+        self.waves, self.stft = list(waves), stft
         self._all = torch.cat(self.waves)
         lengths = torch.tensor([wave.numel() for wave in self.waves])
         self._starts = lengths.cumsum(0) - lengths
         self._lengths = lengths
-
-    def _wave(self, path: str | os.PathLike[str]) -> Tensor:
-        """A file at unit level, (N,)."""
-        samples = audio.read_mono(path, self.stft.sample_rate)
-        audio.check(samples[None], str(path))
-        if samples.size < self.stft.n_fft:
-            raise audio.AudioError(f"{path}: {samples.size} samples at {self.stft.sample_rate} Hz are less than a frame ({self.stft.n_fft})")
-        if not samples.any():
-            raise audio.AudioError(f"{path}: is silent")
-        wave = torch.from_numpy(samples)
-        return wave / level(self.stft.analysis(wave)).sqrt().squeeze()
 
     @property
     def fingerprint(self) -> int:
@@ -107,7 +76,7 @@ class Speech:
 
     @property
     def hours(self) -> float:
-        """How much speech there is."""
+        """How much there is."""
         return self._all.numel() / self.stft.sample_rate / 3600
 
     @property
@@ -124,6 +93,11 @@ class Speech:
 
     def sequences(self, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As :meth:`segments`, and which frames are of one piece, boolean (count, frames, 1): those before a file that is too short repeats."""
+        index, whole = self.places(count, frames, generator)
+        return self.stft_of(self._all[index]), whole
+
+    def places(self, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Where the stretches of :meth:`sequences` are: samples on the axis of all recordings (count, N), and which frames are of one piece."""
         stft = self.stft
         samples = (frames - 1) * stft.hop + stft.n_fft
         middle = torch.randint(self._all.numel(), (count,), generator=generator)
@@ -132,6 +106,53 @@ class Speech:
         spare = (length - samples).clamp_min(0)
         first = ((middle - start).to(torch.float64) / length * (spare + 1)).long().clamp_max(spare)
         index = start.unsqueeze(1) + (first.unsqueeze(1) + torch.arange(samples)) % length.unsqueeze(1)
-        wave = self._all[index]
         whole = torch.arange(frames) < ((length - stft.n_fft) // stft.hop + 1).unsqueeze(1)
-        return torch.fft.rfft(wave.unfold(-1, stft.n_fft, stft.hop) * stft.window(wave), norm="ortho"), whole.unsqueeze(-1)
+        return index, whole.unsqueeze(-1)
+
+    def stft_of(self, waves: Tensor) -> Tensor:
+        """STFT (…, T, F) of stretches (…, N), of those frames that lie in them whole."""
+        return torch.fft.rfft(waves.unfold(-1, self.stft.n_fft, self.stft.hop) * self.stft.window(waves), norm="ortho")
+
+
+class Speech(Waves):
+    """Clean speech in memory, every file at unit level (230 MB an hour): batches of frames and of segments.
+
+    Args:
+        files: audio files of any rate and number of channels.
+        stft: the STFT of the model.
+        report: called with (files read, files in all) after every file.
+
+    Attributes:
+        left_out: why a file was not used, by path: unreadable, not finite, silent, or shorter than a frame.
+
+    Raises:
+        AudioError: when no file is left; the message gives the reason for the first.
+    """
+
+    def __init__(self, files: Iterable[str | os.PathLike[str]], stft: STFT, report: Callable[[int, int], None] | None = None) -> None:
+        paths = list(files)
+        waves: list[Tensor] = []
+        self.left_out: dict[Path, str] = {}
+        for i, path in enumerate(paths):
+            try:
+                waves.append(self._wave(path, stft))
+            except audio.AudioError as error:
+                self.left_out[Path(path)] = str(error)
+            if report:
+                report(i + 1, len(paths))
+        if not waves:
+            first = next(iter(self.left_out.values()), "no file was given")
+            raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
+        super().__init__(waves, stft)
+
+    @staticmethod
+    def _wave(path: str | os.PathLike[str], stft: STFT) -> Tensor:
+        """A file at unit level, (N,)."""
+        samples = audio.read_mono(path, stft.sample_rate)
+        audio.check(samples[None], str(path))
+        if samples.size < stft.n_fft:
+            raise audio.AudioError(f"{path}: {samples.size} samples at {stft.sample_rate} Hz are less than a frame ({stft.n_fft})")
+        if not samples.any():
+            raise audio.AudioError(f"{path}: is silent")
+        wave = torch.from_numpy(samples)
+        return wave / level(stft.analysis(wave)).sqrt().squeeze()

@@ -7,14 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from . import weights
-from .corpus import Speech
 from .workers import Alone, Workers, average_gradients
 
 
@@ -75,12 +74,23 @@ class Schedule(NamedTuple):
         return Phase(self.beta * min(1.0, (epoch + 1) / (self.warm_up + 1)), taught)
 
 
-Batch = Callable[[Speech, torch.Generator, Phase], Tensor]
+class Data(Protocol):
+    """What a training draws its batches from: how much there is, and a number that other data would change."""
+
+    @property
+    def n_frames(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> int: ...
+
+
+Batch = Callable[[Any, torch.Generator, Phase], Tensor]
+"""(:class:`Data`, generator, phase) → loss of a random batch."""
 Report = Callable[[Epoch, list[Epoch]], None]
 
 
 def optimise(
-    model: nn.Module, parameters: list[nn.Parameter], loss: Batch, training: Speech, validation: Speech, steps: int,
+    model: nn.Module, parameters: list[nn.Parameter], loss: Batch, training: Data, validation: Data, steps: int,
     out: str | Path, schedule: Schedule, card: dict[str, object], report: Report | None, team: Workers | None = None,
 ) -> list[Epoch]:
     """Minimise a loss by Adam, in place, and write the weights of the best epoch to ``out``.
@@ -160,7 +170,7 @@ def optimise(
     return log
 
 
-def _validate(loss: Batch, validation: Speech, schedule: Schedule, batches: int) -> float:
+def _validate(loss: Batch, validation: Data, schedule: Schedule, batches: int) -> float:
     """Mean loss over the same random batches of held-out speech at every epoch."""
     generator = torch.Generator().manual_seed(schedule.seed + 1)
     torch.manual_seed(schedule.seed + 1)
