@@ -16,10 +16,10 @@ GAP = 3.0
 
 
 class Alignment(NamedTuple):
-    """Where moments of sound lie in a video: ``index`` (T,) counts video frames, with a fraction to interpolate by; where ``good`` (T,) is
+    """Where moments of sound lie in a video: ``place`` (T,) counts video frames, with a fraction to interpolate by; where ``good`` (T,) is
     False the frames around it show no mouth to rely on, or the video has not begun or has ended and its nearest frame is held."""
 
-    index: Tensor
+    place: Tensor
     good: Tensor
 
 
@@ -92,7 +92,7 @@ class Lips:
             moments: (T,), in seconds from the start of the sound; of an STFT, ``torch.as_tensor(stft.centres(T))``.
             offset: seconds by which the picture is late: sound at ``s`` belongs to what is shown at ``s + offset``.
 
-        Embeddings ``e`` (V, …) follow the sound as ``e[i].lerp(e[i + 1], index - i)`` with ``i`` the whole part of ``index``. Times are
+        Embeddings ``e`` (V, …) follow the sound as ``e[i].lerp(e[i + 1], place - i)`` with ``i`` the whole part of ``place``. Times are
         used, not a rate, so that frames may come unevenly.
         """
         at = moments.to(self.times) + offset
