@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, utterances
-from ..models import CodePrior, FrameGain, KnownSilence, VAESpeech
+from ..models import CodePrior, FrameGain, KnownSilence, PartiallyObserved, VAESpeech
 from ..models.encoders import CleanedEncoder, NoisyEncoder
 
 
@@ -114,7 +114,7 @@ def clean_guide(model: Mixture) -> EncoderGuide | None:
 def _guide(model: Mixture, heard_by: Callable[[Encoded, nn.Module], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in model.sources.items():
-        while isinstance(source, CodePrior | FrameGain | KnownSilence):
+        while isinstance(source, CodePrior | FrameGain | KnownSilence | PartiallyObserved):
             source = source.source
         if isinstance(source, Encoded):
             encoders[f"{name}.z"] = heard_by(source, source.encoder)

@@ -11,6 +11,7 @@ from .harmonic import HarmonicSpeech
 from .heavy_tailed import HeavyTailed
 from .nmf import NMFNoise, learn_dictionary
 from .nmf_speech import NMFSpeech
+from .partially_observed import PartiallyObserved
 from .rvae import RVAESpeech
 from .silence import KnownSilence
 from .srnn import SRNNSpeech
@@ -21,6 +22,6 @@ from .vrnn import VRNNSpeech
 
 __all__ = [
     "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech", "FrameGain",
-    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "RVAESpeech", "SRNNSpeech",
-    "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "VRNNSpeech", "learn_dictionary",
+    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "PartiallyObserved",
+    "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]

@@ -157,7 +157,7 @@ class Mixture(PyroModule):
             # clamp_min, but with a derivative that takes a fifth of the time
             law = ComplexNormal(total.centre, threshold(total.var, VARIANCE_FLOOR, VARIANCE_FLOOR))
             with frames:
-                pyro.sample("x", _masked(law, observed), obs=x)
+                pyro.sample("x", masked(law, observed), obs=x)
         return laws
 
     def update(self, x: Tensor, laws: Mapping[str, ComplexNormal], observed: Tensor | None = None) -> dict[str, ComplexNormal]:
@@ -226,8 +226,8 @@ def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tens
     return {name: drawn[name] + law.var / variance * lacking for name, law in laws.items()}
 
 
-def _masked(law: ComplexNormal, observed: Tensor | None) -> Distribution:
-    """The law of frames (…, T) of which only the observed bins count. Whole frames are masked as such, which is cheaper."""
+def masked(law: ComplexNormal, observed: Tensor | None) -> Distribution:
+    """The law of frames, batch shape (…, T), of which only the observed bins count. Whole frames are masked as such, which is cheaper."""
     if observed is None:
         return law.to_event(1)
     if observed.shape[-1] == 1:

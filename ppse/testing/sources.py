@@ -207,7 +207,7 @@ def _check_update(source: Source, n_frames: int, n_freqs: int, chains: int = 3) 
         with torch.no_grad(), pyro.plate("chains", chains, dim=-2):
             conditioned: Any = poutine.trace(poutine.condition(model, data=draws))
             laws = conditioned(x)
-        return conditioned.trace.log_prob_sum(lambda name, site: name == "x").item(), laws
+        return conditioned.trace.log_prob_sum(lambda _, site: site["is_observed"]).item(), laws
 
     before, laws = evaluate()
     for step in range(10):
