@@ -162,3 +162,24 @@ def test_a_missing_file_names_what_there_is(tmp_path: Path) -> None:
 def test_weights_of_another_class_are_refused(path: Path) -> None:
     with pytest.raises(WeightsError, match="holds VAESpeech, expected Sequential"):
         weights.load(nn.Sequential, path)
+
+
+def test_halved_weights_take_half_the_room_and_load_in_float32(path: Path) -> None:
+    before, size = VAESpeech.pretrained(path).state_dict(), path.stat().st_size
+    weights.halve(path)
+    after = VAESpeech.pretrained(path).state_dict()
+    assert path.stat().st_size < 0.75 * size and weights.card(path)["score"] == 0.5
+    for key, value in before.items():
+        assert after[key].dtype == torch.float32
+        torch.testing.assert_close(after[key], value, rtol=1e-3, atol=1e-7)
+
+
+def test_weights_beyond_half_precision_are_not_halved(path: Path) -> None:
+    vae = _vae()
+    with torch.no_grad():
+        vae.decoder[0].bias[0] = 1e5
+    weights.write(vae, path, {})
+    before = path.read_bytes()
+    with pytest.raises(WeightsError, match=r"'decoder\.0\.bias' has values beyond 65504"):
+        weights.halve(path)
+    assert path.read_bytes() == before
