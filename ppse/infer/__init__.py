@@ -3,6 +3,7 @@
 from .adapt import TARGET_ACCEPTANCE, StepSizeAdapter, adapt_step_size
 from .blocks import BlockError
 from .density import LogDensity, Position, log_density
+from .discrete import Smoothed, filtered, forward_backward, log_evidence, sample_path
 from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, last_draws, mcmc_e_step, point_e_step
 from .frame_windows import WindowDensity, Windows, frame_windows, windowed
 from .gibbs import Group, gibbs
@@ -22,8 +23,9 @@ from .whiten import whitened
 
 __all__ = [
     "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "State", "StepSizeAdapter", "Tuned", "WindowDensity", "Windows",
-    "adapt_step_size", "annealed", "elliptical_slice", "em", "fit", "frame_windows", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step",
-    "guide_quality", "hmc", "langevin", "last_draws", "log_density", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering",
-    "per_frame_acceptance", "point_e_step", "receptive_field", "replicas", "sample", "tuned", "warm_up", "whitened", "windowed",
+    "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "Smoothed", "State", "StepSizeAdapter", "Tuned", "WindowDensity",
+    "Windows", "adapt_step_size", "annealed", "elliptical_slice", "em", "filtered", "fit", "forward_backward", "frame_windows", "gibbs",
+    "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density", "log_evidence", "mala",
+    "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "per_frame_acceptance", "point_e_step", "receptive_field", "replicas", "sample",
+    "sample_path", "tuned", "warm_up", "whitened", "windowed",
 ]
