@@ -2,6 +2,7 @@
 
 from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
+from .av_vae import AVVAESpeech, WatchedSpeech
 from .code_prior import CodeChain, CodePrior, LinearChain
 from .dkf import DKFSpeech
 from .dsae import DSAESpeech
@@ -9,6 +10,7 @@ from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
 from .harmonic import HarmonicSpeech
 from .heavy_tailed import HeavyTailed
+from .markov_chain import MarkovChain
 from .nmf import NMFNoise, learn_dictionary
 from .nmf_speech import NMFSpeech
 from .partially_observed import PartiallyObserved
@@ -17,11 +19,13 @@ from .silence import KnownSilence
 from .srnn import SRNNSpeech
 from .stationary import StationaryNoise
 from .storn import STORNSpeech
+from .switching import MixtureSpeech, SwitchingSpeech
 from .vae import VAESpeech
 from .vrnn import VRNNSpeech
 
 __all__ = [
+    "AVVAESpeech", "WatchedSpeech",
     "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech", "FrameGain",
-    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "NMFNoise", "NMFSpeech", "PartiallyObserved",
-    "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "VAESpeech", "VRNNSpeech", "learn_dictionary",
+    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise", "NMFSpeech", "PartiallyObserved",
+    "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "SwitchingSpeech", "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]
