@@ -149,7 +149,7 @@ def train_noisy_encoder(
         law = ComplexNormal(0j, local_power(noise))
         model = Mixture(speech=vae, noise=lambda _: law)
         heard = encoder.listener(clean + noise)
-        guide = EncoderGuide({"speech.z": _Read(encoder.read(clean + noise, heard))})
+        guide = EncoderGuide({"speech.z": Read(encoder.read(clean + noise, heard))})
         expected = _circular(clean.abs().square() + law.var + POWER_FLOOR)
         unheard = -ComplexNormal(0j, heard.noise + POWER_FLOOR).log_prob(_circular(law.var + POWER_FLOOR)).sum()
         return (negative_elbo(model, guide, expected, beta=phase.beta) + unheard) / (batch * frames)
@@ -158,7 +158,7 @@ def train_noisy_encoder(
     return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report, team)
 
 
-class _Read(nn.Module):
+class Read(nn.Module):
     """An encoder that has read already."""
 
     def __init__(self, law: Normal) -> None:

@@ -1,0 +1,235 @@
+"""Training on speech that is sometimes observed: clean, noisy, both, or partly labelled, by the ELBOs of one graph.
+
+    clean speech s            log p(s)            q(z | s), the clean encoder
+    noisy recording x         log p(x)            q(z | x), the noisy encoder; s is integrated out
+    a pair of both            log p(x, s)         q(z | x), and log p(s) with q(z | s)
+    labels on parts of x      log p(x, s_known)   q(z | x)
+
+The last three are one: :func:`heard_bound` with a mask of what is known. Decoder and both encoders are trained jointly.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyro.poutine as poutine
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+
+from .corpus import Speech
+from .distributions import ComplexNormal
+from .elbo import negative_elbo
+from .guides import EncoderGuide
+from .mixture import Mixture
+from .models import NMFNoise, PartiallyObserved, VAESpeech
+from .optimisation import Epoch, Phase, Schedule, optimise
+from .recordings import Recordings, Stretches
+from .stft import POWER_FLOOR
+from .training import Read, at_random_level, floored, noisy_segments
+from .warm_start import fit_noise
+from .workers import Alone, Workers
+
+RANK, SPACING = 4, 16
+"""Patterns of the noise of a stretch, and frames from knot to knot of their activations: slow, so that noise cannot eat speech."""
+
+HEARD_STEPS = 8
+"""M-steps from a random start to what the listener hears of the noise, before the inner EM."""
+
+
+class Material(NamedTuple):
+    """What to train on, any mix of it. Each kind is None when there is none.
+
+    Attributes:
+        clean: clean speech.
+        noisy: recordings that nobody labelled.
+        pairs: noisy recordings with their clean speech.
+        labels: noisy recordings with parts where the speech is known, or known to be silent.
+    """
+
+    clean: Speech | None = None
+    noisy: Recordings | None = None
+    pairs: Recordings | None = None
+    labels: Recordings | None = None
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of all kinds."""
+        return sum(data.n_frames for data in self if data is not None)
+
+    @property
+    def fingerprint(self) -> int:
+        """A number that other data would change, or the same data as another kind."""
+        return zlib.crc32(repr([data and data.fingerprint for data in self]).encode())
+
+
+class Shares(NamedTuple):
+    """Weight of each kind in the loss, which is the sum of weight times nats per frame; of kinds that are there.
+
+    The sum of ELBOs over all data has weights in proportion to the frames of each kind; equal ones give a few pairs their say beside
+    hours of others. ``simulated`` is clean speech in noise that nobody recorded (:mod:`ppse.simulate`), a pair that costs nothing.
+    Unlabelled recordings have a small weight: their bound is the only one that decoder and noise could also raise by trading places.
+    """
+
+    clean: float = 1.0
+    simulated: float = 1.0
+    noisy: float = 0.3
+    pairs: float = 1.0
+    labels: float = 1.0
+
+
+Kinds = dict[str, tuple[float, float]]
+"""Kind → its losses in an epoch, training and validation, in nats per frame."""
+
+
+def clean_bound(vae: VAESpeech, s: Tensor, beta: float = 1.0) -> Tensor:
+    """-ELBO of clean speech, STFT (T, F), under the clean encoder, in nats, summed: the loss of :func:`ppse.training.train`. Random."""
+    return negative_elbo(Mixture(speech=vae), EncoderGuide({"speech.z": vae.encoder}), floored(s), beta=beta)
+
+
+def heard_bound(vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int = 5, guide: EncoderGuide | None = None) -> Tensor:
+    """-ELBO of noisy recordings with the speech that is known in them, under the noisy encoder, in nats, summed. Random.
+
+    The graph is that of a mixture with a :class:`ppse.models.PartiallyObserved` prior. In frames that are known, the noise x - s is
+    observed too, and scored under the power that the listener hears. In others the noise is NMF of this stretch, fitted by inner EM: from
+    what is heard, so many M-steps given one draw of the latents. No gradient goes through the fit; the listener learns from it by
+    KL(fitted noise | heard noise), as amortised EM.
+
+    Args:
+        vae: with a noisy encoder.
+        data: stretches of unit level.
+        beta: weight of the KL divergence of the latents.
+        inner: M-steps; 0 takes what the listener hears for the noise everywhere. That is for a listener that is trained: what it
+            hears costs nothing, so that without pairs it may come to hear all of the recording as noise.
+        guide: proposes "speech.z" instead of the noisy encoder.
+
+    Raises:
+        ValueError: when the VAE was built without a noisy encoder.
+
+    References:
+        Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models.
+    """
+    encoder = vae.noisy_encoder
+    if encoder is None:
+        raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    x, clean, known = data
+    heard = encoder.hear(x)
+    law = encoder.read(x, heard)
+    guide = guide or EncoderGuide({"speech.z": Read(law)})
+    power = heard.noise + POWER_FLOOR
+    # Phases do not matter to circular laws, so every part gets the floor of its own and the phase zero.
+    speech = PartiallyObserved(vae.forward, floored(clean), known)  # not vae: Pyro lets a module be inside of one other module only
+    x = torch.where(known, floored(clean) + floored(x - clean), floored(x))
+    tie = x.real.new_zeros(())
+    if inner and not bool(known.all()):
+        fitted = _fitted(speech, x, law, power, inner)
+        ratio = fitted / power
+        tie = torch.where(known, 0.0, ratio - ratio.log() - 1).sum()
+        power = torch.where(known, power, fitted)
+    model = Mixture(speech=speech, noise=lambda _: ComplexNormal(0j, power))
+    return negative_elbo(model, guide, x, beta=beta) + tie
+
+
+@torch.no_grad()
+def _fitted(speech: PartiallyObserved, x: Tensor, law: Normal, heard: Tensor, steps: int) -> Tensor:
+    """Variance (B, 1, T, F) of NMF noise after inner EM."""
+    model = Mixture(speech=speech, noise=NMFNoise(RANK, spacing=SPACING))
+    model.start(x)
+    fit_noise(model, heard, {"speech"}, steps=HEARD_STEPS)
+    with poutine.block(), poutine.condition(data={"speech.z": law.sample()}):
+        laws = model(x)
+    for _ in range(steps):
+        laws = model.update(x, laws)
+    return laws["noise"].var + POWER_FLOOR
+
+
+def train(
+    vae: VAESpeech, training: Material, validation: Material, out: str | Path, schedule: Schedule | None = None, shares: Shares | None = None,
+    batch: int = 8, frames: int = 100, inner: int = 5, steps: int | None = None, card: dict[str, object] | None = None,
+    report: Callable[[list[Epoch], Kinds], None] | None = None, team: Workers | None = None,
+) -> list[Epoch]:
+    """Fit a VAE with its noisy encoder to any mix of clean and noisy speech, in place, and write the best weights to ``out``.
+
+    Every step sees some stretches of every kind that is there.
+
+    Args:
+        vae: untrained, or trained so far; with a noisy encoder.
+        training, validation: of the same kinds.
+        out: weights file; beside it the state of an unfinished run, as for :func:`ppse.training.train`.
+        shares: weights of the kinds in the loss.
+        batch, frames: stretches of each kind per step, and their length.
+        inner: M-steps of the inner EM; see :func:`heard_bound`.
+        steps: per epoch; so many that most of the data is seen, unless given.
+        report: called after each epoch with the log, and the losses of each kind in it.
+
+    Raises:
+        ValueError: when there is nothing that tells of speech, kinds are missing in validation, or the VAE has no noisy encoder.
+        WeightsError, TrainingError: as :func:`ppse.training.train`.
+    """
+    shares, team = shares or Shares(), team or Alone()
+    check(training, validation, shares)
+    if vae.listener is None:
+        raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    tally: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    vae.requires_grad_(True)
+
+    def loss(material: Material, generator: torch.Generator, phase: Phase) -> Tensor:
+        losses = bounds(vae, material, batch, frames, generator, phase.beta, inner, shares, team.device)
+        for kind, value in losses.items():
+            tally[kind, torch.is_grad_enabled()].append(value.item())
+        return torch.stack([getattr(shares, kind) * value for kind, value in losses.items()]).sum()
+
+    def told(_: Epoch, log: list[Epoch]) -> None:
+        means = {key: sum(values) / len(values) for key, values in tally.items()}
+        tally.clear()
+        if report:
+            report(log, {kind: (means[kind, True], means[kind, False]) for kind, trained in means if trained})
+
+    steps = steps or math.ceil(training.n_frames / (batch * frames * sum(data is not None for data in training)))
+    settings = {"shares": shares._asdict(), "stretches": [batch, frames], "inner": inner}
+    return optimise(
+        vae, list(vae.parameters()), loss, training, validation, steps, out, schedule or Schedule(), {**(card or {}), "semi": settings}, told, team,
+    )
+
+
+def check(training: Material, validation: Material, shares: Shares) -> None:
+    """Raise ValueError for what cannot be trained on: nothing observed, nothing noisy, or kinds missing in validation."""
+    if training.clean is None and training.pairs is None:
+        raise ValueError("semi: nothing is observed, neither clean speech nor pairs; noisy recordings alone do not tell what of them is speech")
+    if (training.clean is None or not shares.simulated) and not any(training[1:]):
+        raise ValueError("semi: nothing is noisy; give noisy recordings or pairs, or train on clean speech alone with 'ppse train vae'")
+    missing = [kind for kind, data in training._asdict().items() if (data is None) != (validation._asdict()[kind] is None)]
+    if missing:
+        raise ValueError(f"semi: {', '.join(missing)} in one of training and validation only; expected the same kinds in both")
+    if min(shares) < 0:
+        raise ValueError(f"semi: weights {shares._asdict()}; expected none below 0")
+
+
+def bounds(
+    vae: VAESpeech, material: Material, batch: int, frames: int, generator: torch.Generator, beta: float, inner: int, shares: Shares,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Loss of a random batch of each kind that is there and has a weight, in nats per frame. Random from ``generator``, and globally."""
+    losses: dict[str, Tensor] = {}
+    if material.clean is not None and shares.clean:
+        s = at_random_level(material.clean.segments(batch * frames // 16, 16, generator), generator).flatten(0, 1).to(device)
+        losses["clean"] = clean_bound(vae, s, beta) / s.shape[-2]
+    if material.clean is not None and shares.simulated:
+        clean, noise = noisy_segments(material.clean, batch, frames, generator)
+        whole = torch.ones(batch, 1, frames, 1, dtype=torch.bool)
+        data = Stretches(*(part.to(device) for part in (clean + noise, clean, whole)))
+        losses["simulated"] = heard_bound(vae, data, beta, inner) / (batch * frames)
+    for kind in ("noisy", "pairs", "labels"):
+        recordings: Recordings | None = getattr(material, kind)
+        if recordings is None or not getattr(shares, kind):
+            continue
+        data = Stretches(*(part.to(device) for part in recordings.stretches(batch, frames, generator)))
+        losses[kind] = heard_bound(vae, data, beta, inner) / (batch * frames)
+        if kind == "pairs":
+            losses[kind] = losses[kind] + clean_bound(vae, data.clean.flatten(0, 2), beta) / (batch * frames)
+    return losses
