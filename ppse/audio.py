@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -30,35 +30,38 @@ class AudioError(ValueError):
     """A recording cannot be used; the message says which, why, and what to do."""
 
 
-def find(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find(inputs: Iterable[str | os.PathLike[str]], suffixes: Collection[str] = SUFFIXES, kind: str = "audio") -> list[Path]:
     """Audio files among files, folders (searched recursively) and glob patterns, each once, sorted within each input.
 
+    Args:
+        suffixes, kind: those of the files, and what they are, when others than audio are looked for.
+
     Raises:
-        AudioError: when an input does not exist, or a folder or pattern has no audio.
+        AudioError: when an input does not exist, or a folder or pattern has no such file.
     """
     found: dict[Path, None] = {}
     for item in inputs:
         path = Path(item)
         if path.is_dir():
-            files = [p for p in path.rglob("*") if _is_audio(p)]
+            files = [p for p in path.rglob("*") if _has_suffix(p, suffixes)]
             if not files:
-                raise AudioError(f"{path}: a folder without audio files ({', '.join(SUFFIXES)})")
+                raise AudioError(f"{path}: a folder without {kind} files ({', '.join(suffixes)})")
         elif path.exists():
             files = [path]
         else:
             try:
-                files = [p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if _is_audio(p)]
+                files = [p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if _has_suffix(p, suffixes)]
             except (ValueError, NotImplementedError):  # what pathlib raises for a pattern that can match nothing
                 files = []
             if not files:
-                raise AudioError(f"{path}: no such file or folder, and no pattern that audio files match ({', '.join(SUFFIXES)})")
+                raise AudioError(f"{path}: no such file or folder, and no pattern that {kind} files match ({', '.join(suffixes)})")
         found |= dict.fromkeys(sorted(files))
     return list(found)
 
 
-def _is_audio(path: Path) -> bool:
-    """Has the suffix of audio, and is not hidden (an unfinished output is)."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _has_suffix(path: Path, suffixes: Collection[str]) -> bool:
+    """Has one of the suffixes, and is not hidden (an unfinished output is)."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:

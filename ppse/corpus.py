@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
@@ -135,7 +136,7 @@ class Speech(Waves):
         self.left_out: dict[Path, str] = {}
         for i, path in enumerate(paths):
             try:
-                waves.append(self._wave(path, stft))
+                waves.append(at_unit_level(audio.read_mono(path, stft.sample_rate), stft, str(path)))
             except audio.AudioError as error:
                 self.left_out[Path(path)] = str(error)
             if report:
@@ -145,14 +146,17 @@ class Speech(Waves):
             raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
         super().__init__(waves, stft)
 
-    @staticmethod
-    def _wave(path: str | os.PathLike[str], stft: STFT) -> Tensor:
-        """A file at unit level, (N,)."""
-        samples = audio.read_mono(path, stft.sample_rate)
-        audio.check(samples[None], str(path))
-        if samples.size < stft.n_fft:
-            raise audio.AudioError(f"{path}: {samples.size} samples at {stft.sample_rate} Hz are less than a frame ({stft.n_fft})")
-        if not samples.any():
-            raise audio.AudioError(f"{path}: is silent")
-        wave = torch.from_numpy(samples)
-        return wave / level(stft.analysis(wave)).sqrt().squeeze()
+
+def at_unit_level(samples: NDArray[np.float32], stft: STFT, where: str) -> Tensor:
+    """A recording (N,) at the rate of the STFT, scaled to unit level (:func:`ppse.stft.level`).
+
+    Raises:
+        AudioError: when it is not finite, silent, or shorter than a frame; the message begins with ``where``.
+    """
+    audio.check(samples[None], where)
+    if samples.size < stft.n_fft:
+        raise audio.AudioError(f"{where}: {samples.size} samples at {stft.sample_rate} Hz are less than a frame ({stft.n_fft})")
+    if not samples.any():
+        raise audio.AudioError(f"{where}: is silent")
+    wave = torch.from_numpy(samples)
+    return wave / level(stft.analysis(wave)).sqrt().squeeze()

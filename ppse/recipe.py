@@ -91,22 +91,22 @@ def train_prior(
     audio.check_writable(out)
     speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
     first = out.with_suffix(".vae.safetensors") if recipe.context else out
-    finished = [_finished(path, card) for path in (first, out)]
-    if finished[-1]:
+    done = [finished(path, card) for path in (first, out)]
+    if done[-1]:
         raise weights.WeightsError(ALREADY.format(out))
-    vae = _seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
+    vae = seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
     schedule = training.Schedule(recipe.epochs, final_learning_rate=2e-5, patience=recipe.patience, seed=recipe.seed)
-    if finished[0]:
+    if done[0]:
         vae.load_state_dict(weights.read(first)[0])
     else:
         training.train(vae, speech, others, first, schedule, card=card, report=lambda _, log: report("vae", log) if report else None)
-        _finish(vae, first)
+        finish(vae, first)
     if recipe.context:
         schedule = schedule._replace(epochs=recipe.noisy_epochs)
         training.train_noisy_encoder(
             vae, speech, others, out, schedule, card=card, report=lambda _, log: report("noisy", log) if report else None,
         )
-        _finish(vae, out)
+        finish(vae, out)
 
 
 def train_sequence_prior(
@@ -124,9 +124,9 @@ def train_sequence_prior(
     recipe = recipe or SequenceRecipe()
     audio.check_writable(out)
     speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
-    if _finished(out, card):
+    if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
-    prior = _seeded(recipe.seed, make)
+    prior = seeded(recipe.seed, make)
     schedule = training.Schedule(
         recipe.epochs, recipe.learning_rate, patience=recipe.patience, seed=recipe.seed, beta=recipe.beta, warm_up=recipe.warm_up,
         mixed=recipe.mixed,
@@ -136,7 +136,7 @@ def train_sequence_prior(
         team,
     )
     if not team or team.rank == 0:
-        _finish(prior, out)
+        finish(prior, out)
 
 
 ALREADY = "{}: is there already, of the same data and settings; delete it to train it again"
@@ -155,25 +155,32 @@ def _data(
     for reason in reasons:
         if left_out:
             left_out(reason)
-    card: dict[str, Any] = {
+    used = total - len(reasons)
+    return speech, others, card_of(inputs, (speech, others), (used, len(reasons)), recipe, note, licence)
+
+
+def card_of(
+    inputs: Sequence[str], data: tuple[corpus.Waves, corpus.Waves], files: tuple[int, int], recipe: dict[str, Any], note: str, licence: str,
+) -> dict[str, Any]:
+    """The model card of a training: its data for training and validation, how many files were used and left out, and its settings."""
+    return {
         "data": [Path(i).name for i in inputs], "data_note": note, "licence": licence,
-        "hours": {"training": round(speech.hours, 4), "validation": round(others.hours, 4)},
-        "files": {"used": total - len(reasons), "left_out": len(reasons)},
+        "hours": {"training": round(data[0].hours, 4), "validation": round(data[1].hours, 4)},
+        "files": {"used": files[0], "left_out": files[1]},
         "noise": "simulated (ppse.simulate), none recorded", "recipe": recipe,
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
         "scores": {},  # of an evaluation, see weights.annotate
     }
-    return speech, others, card
 
 
-def _seeded(seed: int, make: Callable[[], M]) -> M:
+def seeded(seed: int, make: Callable[[], M]) -> M:
     """What is made with a generator of that seed; that of the caller stays as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make()
 
 
-def _finished(path: Path, card: dict[str, Any]) -> bool:
+def finished(path: Path, card: dict[str, Any]) -> bool:
     """Whether a stage of this very training is done; refuses what another one left."""
     if not path.exists():
         return False
@@ -185,5 +192,6 @@ def _finished(path: Path, card: dict[str, Any]) -> bool:
     return bool(found.get("finished"))
 
 
-def _finish(prior: nn.Module, path: Path) -> None:
+def finish(prior: nn.Module, path: Path) -> None:
+    """Note in the card of a weights file that its training is done."""
     weights.write(prior, path, weights.card(path) | {"finished": True})
