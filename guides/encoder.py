@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Protocol, runtime_checkable
 
@@ -14,8 +14,8 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ..mixture import Mixture, utterances
-from ..models import CodePrior, FrameGain, KnownSilence, PartiallyObserved, VAESpeech
+from ..mixture import Mixture, Source, utterances
+from ..models import CodePrior, FrameGain, KnownSilence, PartiallyObserved, SwitchingSpeech, VAESpeech
 from ..models.encoders import CleanedEncoder, NoisyEncoder
 
 
@@ -70,7 +70,7 @@ class EncoderGuide(PyroModule):
     def listen(self, x: Tensor, observed: Tensor | None = None) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
         """Mean and standard deviation of every site, and the power (…, T, F) of all that is not speech as the noisy encoder hears it.
 
-        The latter is None unless there is exactly one noisy encoder: to each of two, the speech of the other would be noise.
+        The latter is None unless exactly one source has noisy encoders: to each of two, the speech of the other would be noise.
         """
         laws, noise = self._read(x, observed)
         return {site: _moments(law) for site, law in laws.items()}, noise
@@ -80,15 +80,16 @@ class EncoderGuide(PyroModule):
             x = torch.where(observed, x, torch.zeros_like(x))  # silence where nothing is observed, whatever x has there
         given = (x,) if observed is None else (x, observed)
         laws: dict[str, TorchDistribution] = {}
-        noise = []
+        noise: dict[str, Tensor] = {}
         for site, module in zip(self.sites, self._modules.values(), strict=True):  # not getattr: Pyro would make a parameter site of every weight
             if isinstance(module, NoisyEncoder | CleanedEncoder):
                 heard = module.hear(*given)
                 laws[site] = module.read(x, heard, observed)
-                noise += [] if _of_utterance(module) else [heard.noise]
+                if not _of_utterance(module):
+                    noise.setdefault(site.split(".")[0], heard.noise)  # experts of one source hear the same noise
             elif module is not None:
                 laws[site] = module(*given)
-        return laws, noise[0] if len(noise) == 1 else None
+        return laws, next(iter(noise.values())) if len(noise) == 1 else None
 
 
 def starting_guide(model: Mixture) -> EncoderGuide | None:
@@ -113,14 +114,23 @@ def clean_guide(model: Mixture) -> EncoderGuide | None:
 
 def _guide(model: Mixture, heard_by: Callable[[Encoded, nn.Module], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
-    for name, source in model.sources.items():
-        while isinstance(source, CodePrior | FrameGain | KnownSilence | PartiallyObserved):
-            source = source.source
+    for name, source in _unwrapped(model.sources):
         if isinstance(source, Encoded):
             encoders[f"{name}.z"] = heard_by(source, source.encoder)
         if isinstance(source, UtteranceEncoded):
             encoders[f"{name}.v"] = heard_by(source, source.utterance_encoder)
     return EncoderGuide(encoders) if encoders else None
+
+
+def _unwrapped(sources: Mapping[str, Source]) -> Iterator[tuple[str, Source]]:
+    """The sources without what is around them, and in place of one that switches its experts, each with what the names of its sites begin with."""
+    for name, source in sources.items():
+        while isinstance(source, CodePrior | FrameGain | KnownSilence | PartiallyObserved):
+            source = source.source
+        if isinstance(source, SwitchingSpeech):
+            yield from _unwrapped({f"{name}.{expert}": inside for expert, inside in source.experts.items()})
+        else:
+            yield name, source
 
 
 @functools.cache
