@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import corpora, enhance, study, train
+from .commands import corpora, enhance, study, train, train_av
 from .console import Commands
 
 
@@ -36,6 +36,7 @@ training = typer.Typer(
 )
 training.command()(train.vae)
 training.command()(train.dvae)
+training.command()(train_av.av_vae)
 
 app.command()(enhance.enhance)
 app.command()(enhance.stream)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from . import simulate
-from .corpus import Speech
+from .corpus import Speech, Waves
 from .distributions import ComplexNormal, power_of
 from .elbo import negative_elbo
 from .guides import EncoderGuide, clean_guide
@@ -51,7 +51,7 @@ def at_random_level(s: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    vae: VAESpeech, training: Speech, validation: Speech, out: str | Path, schedule: Schedule | None = None,
+    vae: VAESpeech, training: Waves, validation: Waves, out: str | Path, schedule: Schedule | None = None,
     batch: int = 512, card: dict[str, object] | None = None, report: Report | None = None,
     team: Workers | None = None,
 ) -> list[Epoch]:
@@ -78,7 +78,7 @@ def train(
     model = Mixture(speech=vae)
     guide = EncoderGuide({"speech.z": vae.encoder})
 
-    def loss(speech: Speech, generator: torch.Generator, phase: Phase) -> Tensor:
+    def loss(speech: Waves, generator: torch.Generator, phase: Phase) -> Tensor:
         s = at_random_level(speech.segments(batch // 16, 16, generator), generator).flatten(0, 1).to(team.device)
         return negative_elbo(model, guide, floored(s), beta=phase.beta) / s.shape[-2]
 
