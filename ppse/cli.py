@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import corpora, enhance, study, train, train_av
+from .commands import corpora, enhance, study, train, train_av, train_semi
 from .console import Commands
 
 
@@ -37,6 +37,7 @@ training = typer.Typer(
 training.command()(train.vae)
 training.command()(train.dvae)
 training.command()(train_av.av_vae)
+training.command()(train_semi.semi)
 
 app.command()(enhance.enhance)
 app.command()(enhance.stream)

@@ -147,8 +147,8 @@ class Speech(Waves):
         super().__init__(waves, stft)
 
 
-def at_unit_level(samples: NDArray[np.float32], stft: STFT, where: str) -> Tensor:
-    """A recording (N,) at the rate of the STFT, scaled to unit level (:func:`ppse.stft.level`).
+def usable(samples: NDArray[np.float32], stft: STFT, where: str) -> Tensor:
+    """A recording (N,) at the rate of the STFT, as it is.
 
     Raises:
         AudioError: when it is not finite, silent, or shorter than a frame; the message begins with ``where``.
@@ -158,5 +158,14 @@ def at_unit_level(samples: NDArray[np.float32], stft: STFT, where: str) -> Tenso
         raise audio.AudioError(f"{where}: {samples.size} samples at {stft.sample_rate} Hz are less than a frame ({stft.n_fft})")
     if not samples.any():
         raise audio.AudioError(f"{where}: is silent")
-    wave = torch.from_numpy(samples)
+    return torch.from_numpy(samples)
+
+
+def at_unit_level(samples: NDArray[np.float32], stft: STFT, where: str) -> Tensor:
+    """A recording (N,) at the rate of the STFT, scaled to unit level (:func:`ppse.stft.level`).
+
+    Raises:
+        AudioError: as :func:`usable`.
+    """
+    wave = usable(samples, stft, where)
     return wave / level(stft.analysis(wave)).sqrt().squeeze()

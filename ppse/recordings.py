@@ -13,7 +13,8 @@ from scipy.signal import correlate
 from torch import Tensor
 
 from . import audio
-from .corpus import Waves
+from .corpus import Waves, usable
+from .labels import LabelError, check_labels, read_labels
 from .mixing import read_manifest
 from .stft import STFT, frame_power, level
 
@@ -77,6 +78,23 @@ class Recordings(Waves):
         """The share of all samples at which the clean speech is known."""
         return float(self._known.float().mean())
 
+    def split(self, fraction: float, seed: int = 0) -> tuple[Recordings, Recordings]:
+        """Training and validation: recordings in random order (from ``seed``) go to validation until they are that fraction, one at least.
+
+        Raises:
+            ValueError: when there are fewer than two.
+        """
+        if len(self.waves) < 2:
+            raise ValueError("one recording of a kind alone: validation needs another; give two or more")
+        order = np.random.default_rng(seed).permutation(len(self.waves)).tolist()
+        held = 1 + int((self._lengths[order].cumsum(0) <= fraction * self._lengths.sum())[1:-1].sum())
+        return self._part(order[held:]), self._part(order[:held])
+
+    def _part(self, indices: list[int]) -> Recordings:
+        lengths = self._lengths.tolist()
+        clean, known = self._clean.split(lengths), self._known.split(lengths)
+        return Recordings([self.waves[i] for i in indices], self.stft, [clean[i] for i in indices], [known[i] for i in indices])
+
     def stretches(self, count: int, frames: int, generator: torch.Generator) -> Stretches:
         """``count`` stretches of ``frames`` frames from random places. A frame is known when all samples in its window are."""
         index, _ = self.places(count, frames, generator)
@@ -111,17 +129,17 @@ def unlabelled(inputs: Iterable[str | os.PathLike[str]], stft: STFT, left_out: L
     return Recordings(_some(waves, "noisy recordings"), stft)
 
 
-def paired(manifest: str | os.PathLike[str], stft: STFT, left_out: LeftOut) -> Recordings:
-    """Noisy recordings with their clean speech, of a manifest ('ppse mix' writes such).
+def paired(manifests: Iterable[str | os.PathLike[str]], stft: STFT, left_out: LeftOut) -> Recordings:
+    """Noisy recordings with their clean speech, of manifests ('ppse mix' writes such).
 
     Left out are pairs with a file that is missing or cannot be read, of unequal length, and those that do not belong together or not
     at this place (:func:`misalignment`).
 
     Raises:
-        AudioError: when the manifest cannot be read, or no pair is left.
+        AudioError: when a manifest cannot be read, or no pair is left.
     """
     noisy, clean = [], []
-    for name, entry in read_manifest(manifest).items():
+    for manifest, name, entry in ((path, *item) for path in manifests for item in read_manifest(path).items()):
         try:
             x, s = _read(Path(entry["noisy_wav"]), stft), _read(Path(entry["clean_wav"]), stft)
             if problem := misalignment(s, x, stft.sample_rate):
@@ -131,7 +149,40 @@ def paired(manifest: str | os.PathLike[str], stft: STFT, left_out: LeftOut) -> R
         else:
             noisy.append(x)
             clean.append(s)
-    return Recordings(_some(noisy, f"pairs of {manifest}"), stft, clean)
+    return Recordings(_some(noisy, "pairs"), stft, clean)
+
+
+def labelled(inputs: Iterable[str | os.PathLike[str]], stft: STFT, left_out: LeftOut) -> Recordings:
+    """Noisy recordings with a label file beside each, NAME.txt or NAME.csv (:func:`ppse.labels.read_labels`), of files and folders.
+
+    Where a label says that there is only noise, the speech is known to be silent; where it says clean, it is the recording itself.
+    Left out are files that cannot be read, and those without labels or with wrong ones.
+
+    Raises:
+        AudioError: when there is no audio, or none is left.
+    """
+    noisy, clean, known = [], [], []
+    for path in audio.find(inputs):
+        try:
+            wave = _read(path, stft)
+            beside = [file for suffix in (".txt", ".csv") if (file := path.with_suffix(suffix)).exists()]
+            if not beside:
+                raise audio.AudioError(f"{path}: no labels beside it; expected {path.stem}.txt or {path.stem}.csv, or give it as unlabelled")
+            speech, mask = torch.zeros_like(wave), torch.zeros(wave.shape, dtype=torch.bool)
+            for label in check_labels(read_labels(beside[0]), wave.numel() / stft.sample_rate):
+                part = slice(round(label.start * stft.sample_rate), round(label.end * stft.sample_rate))
+                mask[part] = True
+                if label.kind == "clean":
+                    speech[part] = wave[part]
+        except LabelError as error:
+            left_out(str(error) if str(error).startswith(str(beside[0])) else f"{path}: {error}")
+        except audio.AudioError as error:
+            left_out(str(error))
+        else:
+            noisy.append(wave)
+            clean.append(speech)
+            known.append(mask)
+    return Recordings(_some(noisy, "labelled recordings"), stft, clean, known)
 
 
 def misalignment(clean: Tensor, noisy: Tensor, rate: int) -> str | None:
@@ -159,15 +210,9 @@ def power_range(wave: Tensor, stft: STFT) -> float:
     return float(10 * (power.quantile(0.95) / power.quantile(0.05).clamp_min(1e-20)).log10())
 
 
-def _read(path: Path, stft: STFT) -> Tensor:
+def _read(path: str | Path, stft: STFT) -> Tensor:
     """A file, (N,), at the rate of the STFT."""
-    samples = audio.read_mono(path, stft.sample_rate)
-    audio.check(samples[None], str(path))
-    if samples.size < stft.n_fft:
-        raise audio.AudioError(f"{path}: {samples.size} samples at {stft.sample_rate} Hz are less than a frame ({stft.n_fft})")
-    if not samples.any():
-        raise audio.AudioError(f"{path}: is silent")
-    return torch.from_numpy(samples)
+    return usable(audio.read_mono(path, stft.sample_rate), stft, str(path))
 
 
 def _some(waves: list[Tensor], what: str) -> list[Tensor]:
