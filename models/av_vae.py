@@ -168,6 +168,11 @@ class ToldSpeech(PyroModule):
         """q(z | s, v) for *clean* speech of this recording, as :class:`ppse.models.encoders.FrameEncoder`."""
         return Reading(networks(self), self._known())
 
+    @property
+    def foresight(self) -> Foresight:
+        """q(z | v) before anything is heard: the law that the lips tell, as an encoder."""
+        return Foresight(self._known())
+
     def _known(self) -> Told:
         if self.told is None:
             raise RuntimeError("WatchedSpeech: no recording yet; call model.start(x) (enhance does) before running the model")
@@ -239,6 +244,17 @@ class Reading(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
         return self.speech.encode(x, self.told)
+
+
+class Foresight(nn.Module):
+    """The law of the latents that the lips tell, called as an encoder, which hears nothing."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self.law = Normal(told.loc, told.scale)
+
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
+        return self.law
 
 
 def networks(source: ToldSpeech) -> AVVAESpeech:

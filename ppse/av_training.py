@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from pyro.distributions import Normal
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from .av_corpus import WatchedWaves
@@ -57,19 +56,8 @@ def av_loss(speech: AVVAESpeech, s: Tensor, told: Told, beta: float = 1.0) -> Te
     source = ToldSpeech(speech, told)
     model, share = Mixture(speech=source), 1 - FORESIGHT
     posterior = negative_elbo(model, EncoderGuide({"speech.z": source.encoder}), s, beta=beta / share)
-    prior = negative_elbo(model, EncoderGuide({"speech.z": _Foresight(told)}), s)
+    prior = negative_elbo(model, EncoderGuide({"speech.z": source.foresight}), s)
     return share * posterior + FORESIGHT * prior
-
-
-class _Foresight(nn.Module):
-    """The law of the latents that the lips tell before any sound: an encoder that hears nothing."""
-
-    def __init__(self, told: Told) -> None:
-        super().__init__()
-        self.law = Normal(told.loc, told.scale)
-
-    def forward(self, _: Tensor) -> Normal:
-        return self.law
 
 
 def varied(images: Tensor, generator: torch.Generator) -> Tensor:
