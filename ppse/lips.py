@@ -101,8 +101,8 @@ class Lips:
         after = (before + 1).clamp_max(len(self) - 1)
         between = self.times[after] - self.times[before]
         fraction = torch.where(between > 0, (held - self.times[before]) / between.clamp_min(1e-12), torch.zeros_like(held))
-        # A frame without weight has no say.
-        reliable = (self.good[before] | (fraction == 1)) & (self.good[after] | (fraction == 0))
-        near = (between <= GAP * self.period) | (fraction == 0) | (fraction == 1)
+        alone_before, alone_after = fraction < 1e-3, fraction > 1 - 1e-3  # a frame of next to no weight has no say
+        reliable = (self.good[before] | alone_after) & (self.good[after] | alone_before)
+        near = (between <= GAP * self.period) | alone_before | alone_after
         inside = (at > self.times[0] - self.period) & (at < self.times[-1] + self.period)
         return Alignment(before + fraction, reliable & near & inside)

@@ -196,7 +196,7 @@ def _sound_packets(output: OutputContainer, samples: NDArray[np.floating], rate:
     if layout is None or (len(samples) > 2 and codec == "mp2"):
         raise ValueError(f"{len(samples)} channels of sound, which {codec} does not hold")
     target = cast("AudioStream", output.add_stream(codec, rate, layout=layout))
-    target.bit_rate = BIT_RATE * len(samples)
+    target.bit_rate = min(BIT_RATE * len(samples), 160_000 if codec == "mp2" and rate < 32_000 else 384_000)  # all that MP2 has
     for first in range(0, samples.shape[-1], rate):
         part = np.ascontiguousarray(samples[:, first : first + rate], np.float32)
         frame = AudioFrame.from_ndarray(part, format="fltp", layout=layout)

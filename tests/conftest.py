@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -38,3 +41,36 @@ def clean_slate() -> Iterator[None]:
     after = _settings()
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     assert not changed, f"the test changed global settings (before, after): {changed}"
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a video: frames (V, height, width) of grey bytes, or with 3 or 4 channels, each at its time; sound (channels, N), or none."""
+    import av
+
+    def make(
+        frames: np.ndarray, times: Sequence[float], sound: np.ndarray | None = None, rate: int = 16_000, name: str = "clip.mp4",
+        codec: str = "libx264", delay: float = 0.0,
+    ) -> Path:
+        path = tmp_path / name
+        form = {3: "rgb24", 4: "rgba"}[frames.shape[-1]] if frames.ndim == 4 else "gray"
+        with av.open(str(path), "w") as output:
+            seen = output.add_stream(codec, 30)
+            seen.width, seen.height, seen.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+            if codec == "libx264":
+                seen.codec_context.time_base, seen.options = Fraction(1, 90_000), {"crf": "12"}
+            if sound is not None:
+                heard = output.add_stream(output.default_audio_codec, rate, layout={1: "mono", 2: "stereo"}[len(sound)])
+                heard.bit_rate = 128_000
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32), format="fltp", layout=heard.layout.name)
+                frame.sample_rate, frame.pts, frame.time_base = rate, round(delay * rate), Fraction(1, rate)
+                output.mux([*heard.encode(frame), *heard.encode(None)])
+            for pixels, time in zip(frames, times, strict=True):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=form)
+                frame.time_base = seen.codec_context.time_base
+                frame.pts = round(time / frame.time_base)
+                output.mux(seen.encode(frame))
+            output.mux(seen.encode(None))
+        return path
+
+    return make
