@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
 from .mixture import Mixture, Updatable
+
+if TYPE_CHECKING:
+    from .method import Problem
+
+
+def hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
+    """Start the noise at what the noisy encoder hears of it; mean and standard deviation of the latents that it proposes, by site."""
+    if problem.guide is None:
+        return {}
+    with torch.no_grad():
+        laws, noise = problem.guide.listen(*problem.args)
+    if noise is not None:
+        fit_noise(problem.model, noise, {site.split(".")[0] for site in laws}, problem.observed)
+    return laws
 
 
 def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 25) -> None:
