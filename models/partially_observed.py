@@ -71,8 +71,10 @@ class PartiallyObserved(Wrapper):
         law: ComplexNormal = self.source(frames)
         clean, known = self._aligned(law.var, frames.size)
         scored = ComplexNormal(law.centre, threshold(law.var, VARIANCE_FLOOR, VARIANCE_FLOOR), validate_args=False)
+        whole = torch.broadcast_shapes(clean.shape, known.shape, law.var.shape[-2:])
+        scored = scored.expand(torch.broadcast_shapes(law.var.shape, whole))
         with frames:
-            pyro.sample("clean", masked(scored.expand(torch.broadcast_shapes(law.var.shape, clean.shape)), known), obs=clean)
+            pyro.sample("clean", masked(scored, known), obs=clean.expand(whole), infer={"counted": known})
         if isinstance(self.source, Updatable):
             self.before = law.var.detach()
         return ComplexNormal(torch.where(known, clean, law.loc), torch.where(known, torch.zeros_like(law.var), law.var))

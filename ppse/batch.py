@@ -15,6 +15,7 @@ import soundfile
 
 from . import audio
 from .enhance import Enhancement, enhance
+from .given import Given
 from .methods import Method
 from .mixture import Mixture
 from .runs import save_run
@@ -122,7 +123,8 @@ def plan(
 
 def enhance_files(
     tasks: Mapping[Path, Path], model: Mixture, method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
-    extras: Extras | None = None, size: int = 1, report: Callable[[Path, float], None] | None = None,
+    extras: Extras | None = None, size: int = 1, given: Callable[[Path], Sequence[Given]] | None = None,
+    report: Callable[[Path, float], None] | None = None,
 ) -> Iterator[Outcome]:
     """Enhance every file of a plan; yields what became of it. What exists is skipped, and a failure does not stop the next file.
 
@@ -130,11 +132,13 @@ def enhance_files(
 
     Args:
         size: how many recordings to infer side by side at most (:func:`ppse.enhance_together`), those of similar length, which then come
-            first. With 1 the result of a file does not depend on what else there is to do. A run that is saved goes alone.
+            first. With 1 the result of a file does not depend on what else there is to do. A run that is saved goes alone, and so does
+            what something is given of.
+        given: what is known of a file beside its samples; what it raises is told as the reason why this file failed.
         report: called with (file, fraction of it done).
     """
     extras = extras or Extras()
-    for group in _groups(tasks, extras, overwrite, 1 if extras.run else size):
+    for group in _groups(tasks, extras, overwrite, 1 if extras.run or given else size):
         ready: dict[Path, str] = {}
         read = []
         for file in group:
@@ -161,7 +165,7 @@ def enhance_files(
             try:
                 result = side_by_side.pop(file, None) or enhance(
                     file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
-                    report=partial(report, file) if report else None,
+                    given=given(file) if given else (), report=partial(report, file) if report else None,
                 )
                 note = _write(result, file, tasks[file], subtype, extras)
             except Exception as error:

@@ -36,6 +36,7 @@ class Channel:
     Attributes:
         wave: the samples at the rate of the STFT.
         observed: bins that the recording can hold, (F,); None means all.
+        scale: what the samples are divided by to be of unit level.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Channel:
         self.samples, self.sample_rate, self.stft, self._device = samples, sample_rate, stft, device
         self.wave = torch.from_numpy(audio.resample(samples, sample_rate, stft.sample_rate))
         self.observed = band(stft, sample_rate, device)
-        self._scale = _scale(self.wave, stft)
+        self.scale = _scale(self.wave, stft)
         n_frames = stft.n_frames(len(self.wave))
         self._outputs = {name: torch.zeros(1 + draws, len(self.wave)) for name in sources}  # row 0 is the estimate, the others are draws
         self._variances = {name: torch.zeros(n_frames, stft.n_freqs) for name in sources} if std else {}
@@ -52,7 +53,7 @@ class Channel:
 
     def stretch(self, first: int, last: int) -> Tensor:
         """STFT (T, F) of the samples from first to last, at the unit level of the whole channel."""
-        return (self.stft.analysis(self.wave[first:last]) / self._scale).to(self._device)
+        return (self.stft.analysis(self.wave[first:last]) / self.scale).to(self._device)
 
     def add(self, first: int, weight: Tensor, x: Tensor, laws: Mapping[str, ComplexNormal], drawn: Mapping[str, Tensor]) -> None:
         """Cross-fade in what is known of a stretch.
@@ -70,9 +71,9 @@ class Channel:
             if self.observed is not None:
                 add_frames(self._gains[name], edge_gain(loc, x, self.observed).cpu(), first // self.stft.hop, weight[:: self.stft.hop])
             rows = torch.cat([loc[None], drawn[name] * seen]) if len(self._outputs[name]) > 1 else loc[None]
-            self._outputs[name][:, first:last] += weight * (self.stft.synthesis(rows, last - first) * self._scale).cpu()
+            self._outputs[name][:, first:last] += weight * (self.stft.synthesis(rows, last - first) * self.scale).cpu()
             if self._variances:
-                add_frames(self._variances[name], var.cpu() * self._scale**2, first // self.stft.hop, weight[:: self.stft.hop])
+                add_frames(self._variances[name], var.cpu() * self.scale**2, first // self.stft.hop, weight[:: self.stft.hop])
 
     def write(self, result: Enhancement, channel: int) -> None:
         """Fill in the channel of that number of a result, at the rate and length of the samples."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import audio, methods
 from .channel import Channel
+from .given import Given, Stretch, told
 from .infer import Draws
 from .inference import Keep, resume, side_by_side
 from .inference_data import to_arviz
@@ -146,7 +147,7 @@ class Enhancement:
 def enhance(
     recording: str | os.PathLike[str] | NDArray[Any] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
     sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0, keep_run: bool = False,
-    window: float = WINDOW, report: Callable[[float], None] | None = None,
+    window: float = WINDOW, given: Sequence[Given] = (), report: Callable[[float], None] | None = None,
 ) -> Enhancement:
     """Separate a noisy recording into its sources by posterior inference.
 
@@ -165,12 +166,13 @@ def enhance(
         keep_run: also keep the draws of the latents, for :meth:`Enhancement.to_arviz`.
         window: seconds inferred at once. A longer recording goes through in windows, the parameters of the noise
             carried over, which bounds the memory.
+        given: what is known of this recording, such as where nobody speaks (:func:`ppse.given.labelled`).
         report: called with the fraction done.
 
     Raises:
         AudioError: when the file is unreadable, or the samples are empty, not finite, or of a shape or type that no
             recording has.
-        ValueError: when the window is too short, draws are negative, or inference fails; the message says where.
+        ValueError: when the window is too short, draws are negative, what is given does not fit, or inference fails; the message says where.
 
     Content above 8 kHz is not modelled by 16 kHz priors: such a band comes out silent. For recordings below
     16 kHz the missing band is marked as not observed; their own highest frequencies, which the resampling filter
@@ -190,7 +192,7 @@ def enhance(
 
         # The same seed and a fresh model for every channel: equal channels give equal results.
         with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
-            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, progress)
+            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, given, progress)
     result.seconds = time.monotonic() - started
     return result
 
@@ -228,7 +230,7 @@ def _stft(model: Mixture) -> STFT:
 
 def _enhance_channel(
     result: Enhancement, channel: int, samples: NDArray[np.float32], model: Mixture, method: Method, device: str, std: bool, keep: Keep,
-    window: float, progress: Callable[[float], None],
+    window: float, given: Sequence[Given], progress: Callable[[float], None],
 ) -> None:
     """Fill in one channel of the result, window by window."""
     stft = result.stft
@@ -241,18 +243,19 @@ def _enhance_channel(
             progress((i + 1) / len(stretches))
             continue
         x = parts.stretch(first, last)
-        (model.follow if followed else model.start)(*side_by_side(x, observed, method.starts))
+        whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
+        (whole.follow if followed else whole.start)(*side_by_side(x, observed, method.starts))
         followed = True
 
         def note(iteration: int, _: float, i: int = i) -> None:
             progress((i + (iteration + 1) / method.all_iterations) / len(stretches))
 
-        inferred = resume(model, x, method, observed, keep=keep, callback=note)
+        inferred = resume(whole, x, method, observed, keep=keep, callback=note)
         acceptance = [float(info.acceptance.mean()) for info in inferred.info]
         result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
         if inferred.run is not None:
-            given = side_by_side(x, observed, method.starts)
-            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *given, moved=not method.priors))
+            data = side_by_side(x, observed, method.starts)
+            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not method.priors))
             model = copy.deepcopy(model)  # the run keeps the one of this window
         parts.add(first, fade(stretches, i), x, inferred.sources, inferred.source_draws)
     parts.write(result, channel)

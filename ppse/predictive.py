@@ -73,12 +73,13 @@ def power_summaries(name: str, value: Tensor, plates: tuple[str, ...], weight: T
 
 
 class _Site(NamedTuple):
-    """A random site of one run: its value, and what was observed there, if anything was."""
+    """A random site of one run: its value, and what was observed there, if anything was; ``infer={"counted": mask}`` says which bins of it."""
 
     value: Tensor
     observed: Tensor | None
     event_dim: int
     plates: Mapping[str, int]
+    counted: Tensor | None
 
 
 def _run(model: Callable[..., Any], args: Sequence[Tensor], chains: int | None) -> dict[str, _Site]:
@@ -86,7 +87,7 @@ def _run(model: Callable[..., Any], args: Sequence[Tensor], chains: int | None) 
     with torch.no_grad(), pyro.validation_enabled(False), nullcontext() if chains is None else pyro.plate("chains", chains, dim=CHAINS_DIM):
         trace: Any = poutine.trace(model).get_trace(*args)
     return {
-        name: _Site(site["value"], site["infer"].get("obs"), site["fn"].event_dim, plate_dims(site))
+        name: _Site(site["value"], site["infer"].get("obs"), site["fn"].event_dim, plate_dims(site), site["infer"].get("counted"))
         for name, site in trace.nodes.items() if is_random(site) and not site["is_observed"]
     }
 
@@ -105,7 +106,7 @@ def _data(run: Mapping[str, _Site], which: str, weight: Tensor | None) -> Sites:
         value = getattr(site, which)
         plates = _plates(site, value)
         if site.event_dim == 1 and plates[-1:] == ("frames",):
-            made = power_summaries(name, value, plates, weight)
+            made = power_summaries(name, value, plates, weight if site.counted is None else site.counted)
         elif value.is_complex():  # NetCDF knows no complex numbers
             made = Sites({f"{name}.power": value.abs().square()}, {f"{name}.power": plates})
         else:

@@ -14,6 +14,7 @@ from .. import audio, batch, choices, evaluation, pcm, provenance
 from .. import demo as demonstration
 from ..console import INTERRUPTED, bar, complain, progress_bars, say
 from ..enhance import RANK, SPACING
+from ..given import labels_of
 from ..streaming import Stream
 
 
@@ -34,6 +35,7 @@ def enhance(
     plot: Annotated[bool, typer.Option("--plot", help="Also write a figure, NAME.png.")] = False,
     draws: Annotated[int, typer.Option(min=0, help="Also write so many draws from the posterior of the speech, NAME.draw1.wav, …")] = 0,
     save_run: Annotated[str, typer.Option(metavar="RUN.nc", help="Also write the draws of the latents, for 'ppse diagnose'; 'auto': NAME.nc.")] = "",
+    labels: Annotated[Path | None, typer.Option(help="Where there is only noise, or only speech: a file, or a folder of NAME.txt or .csv.")] = None,
     results: Annotated[Path | None, typer.Option("--json", help="Write what became of every file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo what exists already.")] = False,
 ) -> None:
@@ -46,6 +48,8 @@ def enhance(
 
     `--batch 16` saves time on a graphics processor, or with a prior with memory. What a recording comes out as then depends on the
     others by its random numbers.
+
+    `--labels` takes a label track of Audacity, or CSV of start and end in seconds; a label says "noise" (or nothing), or "clean".
     """
     chosen = choices.method(method, chains)
     choices.check_device(device)
@@ -60,12 +64,15 @@ def enhance(
         extras = extras._replace(run_file=Path(save_run))
     if extras.run_file and len(tasks) > 1:
         raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
+    if labels and not labels.is_dir() and len(tasks) > 1:
+        raise typer.BadParameter(f"'{labels}' is one file for {len(tasks)} recordings; give a folder of label files", param_hint="--labels")
     for outcome in outcomes:
         complain(outcome.message)
     with progress_bars() as progress:
         files, now = progress.add_task("0 files done", total=len(tasks)), progress.add_task("", total=1.0)
         results_of_files = batch.enhance_files(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras, size=batch_size,
+            given=(lambda file: labels_of(file, labels)) if labels else None,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
         )
         try:
@@ -77,6 +84,7 @@ def enhance(
             complain(INTERRUPTED)
     outcomes += batch.left(tasks, outcomes)
     settings = {"method": method, "prior": prior, "noise": noise, "chains": chains, "seed": seed, "device": device, "batch": batch_size}
+    settings |= {"labels": str(labels)} if labels else {}
     settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if noise == "nmf" else {}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
