@@ -42,11 +42,13 @@ from ppse.infer import (
 )
 from ppse.infer.density import is_latent
 from ppse.inference import infer
+from ppse.lips import Lips
 from ppse.mixture import Source
 from ppse.models import (
     AlphaStable,
     ARNoise,
     AutoregressiveVAESpeech,
+    AVVAESpeech,
     CodeChain,
     CodePrior,
     DKFSpeech,
@@ -71,6 +73,7 @@ from ppse.priors import Graph, parameters_of, weak_priors
 T, F, L = 6, 9, 2
 CHAINS, DRAWS = 2, 5
 SILENT = torch.arange(T) < 2
+LIPS = Lips.at_rate(torch.arange(4.0)[:, None, None].expand(4, 88, 88) / 4, 25.0)
 
 Run = Callable[[Mixture, Tensor], None]
 """Runs a method on a model that is not started on x yet; fails by an AssertionError where the contract is broken."""
@@ -95,6 +98,7 @@ MODELS: dict[str, Callable[[], Mixture]] = {
     "VAESpeech": lambda: with_noise(vae()),
     "AutoregressiveVAESpeech": lambda: with_noise(AutoregressiveVAESpeech(F, L, (4,), context=4)),
     "CodePrior(VAESpeech)": lambda: with_noise(CodePrior(vae(), CodeChain(L))),
+    "AVVAESpeech": lambda: with_noise(AVVAESpeech(F, L, (4,), n_seen=3, reach=1).watching(LIPS)),
     "RVAESpeech": lambda: with_noise(RVAESpeech(F, L, 3)),
     "RVAESpeech, causal": lambda: with_noise(RVAESpeech(F, L, 3, causal=True)),
     "DKFSpeech": lambda: with_noise(DKFSpeech(F, L, (4,), reader=Layers(3))),

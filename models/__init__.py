@@ -2,7 +2,7 @@
 
 from .alpha_stable import AlphaStable
 from .autoregressive import ARNoise, Autoregressive, AutoregressiveVAESpeech
-from .av_vae import AVVAESpeech, WatchedSpeech
+from .av_vae import AVVAESpeech
 from .code_prior import CodeChain, CodePrior, LinearChain
 from .dkf import DKFSpeech
 from .dsae import DSAESpeech
@@ -24,8 +24,8 @@ from .vae import VAESpeech
 from .vrnn import VRNNSpeech
 
 __all__ = [
-    "AVVAESpeech", "WatchedSpeech",
-    "ARNoise", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech", "FrameGain",
-    "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise", "NMFSpeech", "PartiallyObserved",
-    "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "SwitchingSpeech", "VAESpeech", "VRNNSpeech", "learn_dictionary",
+    "ARNoise", "AVVAESpeech", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech",
+    "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise",
+    "NMFSpeech", "PartiallyObserved", "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "SwitchingSpeech",
+    "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]
