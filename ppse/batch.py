@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from . import audio
+from . import audio, media, video
 from .enhance import Enhancement, enhance
 from .given import Given
 from .methods import Method
@@ -22,8 +22,8 @@ from .runs import save_run
 from .together import batches, enhance_batch
 from .windows import WINDOW
 
-FOREIGN = (".aac", ".aif", ".m4a", ".mka", ".mp4", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
-"""Suffixes that mean an audio file, of types that are not written, but for :data:`ppse.audio.SUFFIXES`."""
+FOREIGN = (".aac", ".aif", ".avi", ".m4a", ".mka", ".mkv", ".opus", ".webm", ".wma", *(f".{kind.lower()}" for kind in soundfile.available_formats()))
+"""Suffixes that mean a file, of types that are not written, but for :data:`ppse.media.SUFFIXES`."""
 
 
 PREDICTIVE = 20
@@ -76,8 +76,8 @@ def plan(
 ) -> tuple[dict[Path, Path], list[Outcome]]:
     """Input → output file, and the inputs that cannot be used.
 
-    One input file and an ``out`` with the suffix of audio is a file; else ``out`` is a folder, in which files from a
-    folder or pattern keep their place. Files keep their type if it is one of :data:`ppse.audio.SUFFIXES` and can be
+    One input file and an ``out`` with the suffix of audio or video is a file; else ``out`` is a folder, in which files from a
+    folder or pattern keep their place. Files keep their type if it is one of :data:`ppse.media.SUFFIXES` and can be
     written, else they become wav. What lies in ``out`` already is no input.
 
     Raises:
@@ -86,14 +86,14 @@ def plan(
     target, extras = Path(out), extras or Extras()
     tasks: dict[Path, Path] = {}
     failed: list[Outcome] = []
-    as_file = target.suffix.lower() in audio.SUFFIXES and not target.is_dir()
+    as_file = target.suffix.lower() in media.SUFFIXES and not target.is_dir()
     single = len(inputs) == 1 and Path(inputs[0]).is_file()
     if target.suffix and not as_file and not target.is_dir() and (single or target.suffix.lower() in FOREIGN):
         raise audio.AudioError(
-            f"{target}: '{target.suffix}' is no type that outputs can have; use {', '.join(audio.SUFFIXES)}, or make the folder {target.name} first"
+            f"{target}: '{target.suffix}' is no type that outputs can have; use {', '.join(media.SUFFIXES)}, or make the folder {target.name} first"
         )
     if as_file and len(inputs) == 1 and not Path(inputs[0]).is_dir():
-        files = audio.find(inputs)
+        files = media.find(inputs)
         if len(files) == 1:
             return {files[0]: target}, []
     if as_file or target.is_file():
@@ -101,7 +101,7 @@ def plan(
     owner: dict[Path, Path] = {}
     for item in inputs:
         try:
-            files = audio.find([item])
+            files = media.find([item])
         except audio.AudioError as error:
             failed.append(Outcome(Path(item), None, "failed", str(error)))
             continue
@@ -149,7 +149,7 @@ def enhance_files(
             try:
                 subtype = _checked(file, output, extras)
                 if len(group) > 1:
-                    read.append(audio.read_checked(file))
+                    read.append(media.read_checked(file))
                 ready[file] = subtype
             except Exception as error:  # whatever befalls one file, the others get done
                 yield Outcome(file, output, "failed", audio.failure(error, file))
@@ -182,7 +182,7 @@ def _groups(tasks: Mapping[Path, Path], extras: Extras, overwrite: bool, size: i
     seconds = []
     for file in due:
         try:
-            length, channels = audio.extent(file)
+            length, channels = media.extent(file)
         except audio.AudioError:  # told when its turn comes
             length, channels = math.inf, 1
         seconds.append(length if channels == 1 else math.inf)
@@ -200,7 +200,7 @@ def _checked(file: Path, output: Path, extras: Extras) -> str:
         raise audio.AudioError(f"{file}: output equals input, and the recording would be lost; choose another folder")
     for path in extras.files(output):
         audio.check_writable(path)
-    return audio.encoding(file, output)
+    return media.encoding(file, output)
 
 
 def left(tasks: Mapping[Path, Path], outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -256,7 +256,7 @@ def _write(result: Enhancement, file: Path, output: Path, subtype: str, extras: 
         notes.append(f"{beyond} samples beyond full scale were clipped, as the file holds no more")
     if output.suffix.lower() != file.suffix.lower():
         notes.append(f"{file.suffix or 'the type of the input'} became {output.suffix}")
-    audio.write(output, speech, result.sample_rate, subtype)
+    media.write(output, file, speech, result.sample_rate, subtype)
     return "; ".join(notes)
 
 
@@ -272,5 +272,5 @@ def _root(item: Path) -> Path:
 
 def _suffix(file: Path) -> str:
     """The type of the output: that of the input, where it can be written."""
-    known = file.suffix.lower() in audio.SUFFIXES and file.suffix[1:].upper() in soundfile.available_formats()
+    known = video.is_video(file) or (file.suffix.lower() in audio.SUFFIXES and file.suffix[1:].upper() in soundfile.available_formats())
     return file.suffix if known else ".wav"

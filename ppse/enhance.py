@@ -15,7 +15,7 @@ import pyro.poutine as poutine
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import audio, methods
+from . import audio, media, methods
 from .channel import Channel
 from .given import Given, Stretch, told
 from .infer import Draws
@@ -152,7 +152,7 @@ def enhance(
     """Separate a noisy recording into its sources by posterior inference.
 
     Args:
-        recording: an audio file, or samples (N,) or (channels, N), full scale 1. Integer samples as audio files hold them
+        recording: an audio file, a video with sound, or samples (N,) or (channels, N), full scale 1. Integer samples as audio files hold them
             (int16, int32, uint8) are scaled to that. Channels are enhanced one by one, each as if it were alone.
         model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4, spacing=16))`` unless
             given. It is copied, never changed.
@@ -200,7 +200,7 @@ def enhance(
 def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rate: int) -> tuple[NDArray[np.float32], int]:
     """Samples (channels, N) of a file or an array, and their rate; refused where they cannot be a recording, as by :func:`enhance`."""
     if isinstance(recording, str | os.PathLike):
-        return audio.read_checked(recording)
+        return media.read_checked(recording)
     return _samples(recording), sample_rate
 
 
