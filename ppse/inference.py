@@ -99,6 +99,13 @@ def resume(
         open_form = [] if method.priors else _open_parameters(model)
         optimiser = torch.optim.Adam(open_form, lr=OPEN_RATE) if open_form else None
         moments, averaging = Moments(), False
+        given = Expectation({})
+
+        def expect(iteration: int) -> Expectation:
+            nonlocal given
+            given = e_step(iteration)
+            return given
+
         infos: list[Info] = []
         kept: list[Expectation] = []
         last: dict[str, Tensor] = {}
@@ -112,9 +119,9 @@ def resume(
                 trace: Any = poutine.trace(poutine.condition(graph, data=draws)).get_trace(x, observed)
                 laws, value = trace.nodes["_RETURN"]["value"], _fit_per_bin(trace, x, observed)
                 if averaging:
-                    moments.add(posterior(laws, x))
+                    moments.add(given.sources or posterior(laws, x))
                     source_draws.add(laws, x)
-                if not method.priors:
+                if not method.priors and given.sources is None:
                     model.update(x, laws, observed)
             if optimiser is not None:
                 gradient_m_step(model, (x, observed), optimiser, chains, steps=method.open_steps)(draws)
@@ -135,10 +142,10 @@ def resume(
                 callback(passed + iteration, value)
 
         warm_up = method.iterations - method.average
-        objective = em(e_step, m_step, warm_up, tolerance=method.tolerance, callback=note) if warm_up else []
+        objective = em(expect, m_step, warm_up, tolerance=method.tolerance, callback=note) if warm_up else []
         averaging = True
         # However early that converged: the E-step is told the numbers of the last iterations, at which its own warm-up is over.
-        objective += em(lambda i: e_step(warm_up + i), m_step, method.average, callback=lambda i, *what: note(warm_up + i, *what))
+        objective += em(lambda i: expect(warm_up + i), m_step, method.average, callback=lambda i, *what: note(warm_up + i, *what))
     run = last_draws(graph, (x, observed), kept) if keep.run else None
     return Inference(_pooled(moments.laws(), method.starts, single), objective, last, infos, source_draws.values(single), run, graph)
 
@@ -171,10 +178,14 @@ def _has_latents(problem: Problem) -> bool:
 
 
 def _open_parameters(model: Mixture) -> list[torch.nn.Parameter]:
-    """Parameters of the recording (PyroParams) of every module without a closed form, in a wrapper too; never weights of networks."""
+    """Parameters of the recording (PyroParams) that no closed form answers for; never weights of networks.
+
+    A closed form is that of a module, and is asked for through its source: what is inside of a source without one is open, too.
+    """
     found = [
         getattr(module, f"{name}_unconstrained")
-        for module in model.modules() if isinstance(module, PyroModule) and not isinstance(module, Updatable)
+        for source in model.sources.values() if isinstance(source, torch.nn.Module)
+        for module in source.modules() if isinstance(module, PyroModule) and not (isinstance(module, Updatable) and isinstance(source, Updatable))
         for name in module._pyro_params
     ]
     return [p for p in found if p.requires_grad]

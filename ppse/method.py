@@ -12,8 +12,10 @@ from torch import Tensor
 from .guides import EncoderGuide, starting_guide
 from .infer import EStep
 from .mixture import Mixture
+from .models import SwitchingSpeech
 from .models.dynamical import DynamicalVAE
 from .priors import Graph
+from .switching import complete
 
 
 class Problem(NamedTuple):
@@ -55,6 +57,7 @@ class Method:
             too, and nothing is fitted any more; None fits them all.
         before: a method that runs first. It leaves its parameters, and its last draws as ``Problem.found``; its ``starts`` is not used.
         tied: what runs in its place where the prior ties the frames, so that moves of single frames cannot be accepted one by one.
+        discrete: whether it draws the regimes of a source that switches itself. Others run on the graph with these summed out.
 
     Raises:
         ValueError: when a number is out of its range.
@@ -71,6 +74,7 @@ class Method:
     priors: Callable[[Mixture, Tensor, Tensor | None], Mapping[str, Distribution]] | None = None
     before: Method | None = None
     tied: Method | None = None
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -85,8 +89,12 @@ class Method:
             raise ValueError(f"{self.name}: {found}; expected 0 or more, 1 or more, 1 or more")
 
     def suited(self, model: Mixture) -> Method:
-        """The one to run on the model: itself, or ``tied`` where a source is a dynamical VAE; and what runs before it likewise."""
-        chosen = self.tied if self.tied and any(isinstance(module, DynamicalVAE) for module in model.modules()) else self
+        """The one to run on the model: itself, or ``tied`` where a source is a dynamical VAE, or switches; and what runs before it likewise."""
+        switches = any(isinstance(module, SwitchingSpeech) for module in model.modules())
+        tied = any(isinstance(module, DynamicalVAE) for module in model.modules()) or (switches and not self.discrete)
+        chosen = self.tied if self.tied and tied else self
+        if switches and not chosen.discrete:
+            chosen = replace(chosen, e_step=complete(chosen.e_step), discrete=True)
         return replace(chosen, before=chosen.before.suited(model)) if chosen.before else chosen
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Dirichlet, Independent, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -51,9 +51,15 @@ class Regimes(NamedTuple):
         """What the functions of :mod:`ppse.infer.discrete` take."""
         return self.chain.log_initial, self.chain.log_transition, self.log_emission
 
-    def expert(self, number: int) -> str:
-        """What the names of the sites of an expert begin with."""
-        return f"{self.site.removesuffix('regime')}expert{number}."
+    @property
+    def prefix(self) -> str:
+        """What the names of the sites of the source that switches begin with, e.g. "speech."."""
+        return self.site.removesuffix("regime")
+
+    def expert(self, site: str) -> int | None:
+        """The number of the expert that a site belongs to; None when to none."""
+        number = site.removeprefix(f"{self.prefix}expert").split(".")[0]
+        return int(number) if number.isdecimal() else None
 
 
 class _EveryRegime(Messenger):
@@ -163,7 +169,8 @@ def regimes(graph: Graph, args: tuple[Any, ...], values: Position, chains: int =
     """The graph in every regime, given values of its continuous latents (those that are missing are drawn); differentiable.
 
     Args:
-        graph: a mixture, with its args; started on the recording.
+        graph: a mixture that was started on the recording.
+        args: x (T, F) or (B, 1, T, F), and observed where there is any, for the graph.
         values: by site, under ``chains`` chains.
 
     Raises:
@@ -173,9 +180,27 @@ def regimes(graph: Graph, args: tuple[Any, ...], values: Position, chains: int =
         trace: Any = poutine.trace(poutine.condition(graph, data=values)).get_trace(*args)
     chain = handler.chain
     trace.compute_log_prob(site_filter=lambda _, site: _shows_regimes(site))
-    emission = sum(_emissions(site["log_prob"], chain) for site in trace.nodes.values() if _shows_regimes(site))
-    assert isinstance(emission, Tensor)
+    emission = torch.stack([site["log_prob"] for site in trace.nodes.values() if _shows_regimes(site)]).sum(0).movedim(0, -1)
+    if args[0].dim() == 2:
+        emission = emission.squeeze(0)  # no utterances
     return Regimes(handler.found[0][0], chain, emission, trace.nodes["_RETURN"]["value"], trace)
+
+
+def row_priors(found: Regimes) -> dict[str, Dirichlet]:
+    """The Dirichlet laws of the transition and the initial law where they are latents, by site.
+
+    Raises:
+        ValueError: when such a latent has another law, which the counts of a chain would not update in closed form.
+    """
+    priors = {}
+    for name in (f"{found.prefix}initial", f"{found.prefix}transition"):
+        if name in found.trace.nodes and found.trace.nodes[name]["type"] == "sample":
+            law = found.trace.nodes[name]["fn"]
+            law = law.base_dist if isinstance(law, Independent) else law
+            if not isinstance(law, Dirichlet):
+                raise ValueError(f"switching: the prior of '{name}' is a {type(law).__name__}; expected a Dirichlet law")
+            priors[name] = law
+    return priors
 
 
 def drawn(found: Regimes) -> Tensor:

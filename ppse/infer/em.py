@@ -19,10 +19,14 @@ from .run import Draws
 
 
 class Expectation(NamedTuple):
-    """Result of an E-step: constrained draws by site, (…, chains, frames, …), and what the kernel said in its last step."""
+    """Result of an E-step: constrained draws by site, (…, chains, frames, …), and what the kernel said in its last step.
+
+    ``sources``: by name, laws that an E-step has in closed form, where it has also made the M-step that goes with them.
+    """
 
     draws: Position
     info: Info | None = None
+    sources: Any = None
 
 
 EStep = Callable[[int], Expectation]
