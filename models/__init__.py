@@ -9,6 +9,7 @@ from .dsae import DSAESpeech
 from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
 from .harmonic import HarmonicSpeech
+from .heard import HeardNoise
 from .heavy_tailed import HeavyTailed
 from .markov_chain import MarkovChain
 from .nmf import NMFNoise, learn_dictionary
@@ -25,7 +26,7 @@ from .vrnn import VRNNSpeech
 
 __all__ = [
     "ARNoise", "AVVAESpeech", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech",
-    "FrameGain", "GammaChain", "HarmonicSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise",
+    "FrameGain", "GammaChain", "HarmonicSpeech", "HeardNoise", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise",
     "NMFSpeech", "PartiallyObserved", "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "SwitchingSpeech",
     "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]

@@ -108,8 +108,9 @@ def _check_plain_tensors(source: Source) -> None:
 def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, lifted: bool) -> None:
     """The law under plates equals the loop over their members, given the same latents and parameters."""
     dtype, lead = torch.complex128, (BATCH, 1) if batched else ()
-    single, model = (_started(source, _recording(dtype, *at, n_frames, n_freqs)) for at in ((), lead))
-    params = parameter_sites(_run(single, n_frames, n_freqs, dtype)[1])
+    x = _recording(dtype, *lead, n_frames, n_freqs)
+    model, singles = _started(source, x), [_started(source, member) for member in (x.squeeze(1) if batched else [x])]
+    params = parameter_sites(_run(singles[0], n_frames, n_freqs, dtype)[1])
     given = parameter_sites(_run(model, *lead, n_frames, n_freqs, dtype)[1])
     taken = {1, n_frames, n_freqs, BATCH} | {size for site in params.values() for size in site["value"].shape}
     chains = next(c for c in range(2, 100) if c not in taken)
@@ -135,7 +136,7 @@ def _check_plates(source: Source, n_frames: int, n_freqs: int, batched: bool, li
             value, shape = given[name]["value"], site["value"].shape
             values.setdefault(name, value if value.shape == shape else value[b].reshape(shape))
         with poutine.substitute(data={k: values[k] for k in params}), poutine.condition(data=values):
-            expected = _run(single, n_frames, n_freqs, dtype)[0]
+            expected = _run(singles[b], n_frames, n_freqs, dtype)[0]
         for what, found, wanted in (("variance", law.var, expected.var), ("mean", law.loc, expected.loc)):
             assert torch.allclose(found.expand(full)[index], wanted, rtol=1e-8, atol=1e-10), (
                 f"{where}: the {what} of member {index} is not what the source gives for it alone; the law has shape "

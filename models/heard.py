@@ -1,0 +1,72 @@
+"""Noise as a trained listener hears it, corrected by a noise model of the recording."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from ..distributions import ComplexNormal
+from ..mixture import Frames, Source, Updatable
+from ..stft import POWER_FLOOR
+from ._wrapper import Wrapper
+from .encoders import Listener
+from .nmf import NMFNoise
+
+SPACING = 16
+"""Frames from knot to knot of the correction; the listener itself follows fast noise."""
+
+
+class HeardNoise(Wrapper):
+    """n_tf ~ CN(0, a_tf c_tf): the power a that a :class:`Listener` hears in the recording, and a correction c, another noise model.
+
+    Where noise is like that which the listener was trained with, it tells apart in every bin what NMF, a sum of a few patterns,
+    cannot. What it hears is taken once, at :meth:`start`; EM then fits the correction, which begins at whatever the wrapped model does
+    (inference methods that hear begin at one: :func:`ppse.warm_start.fit_noise`).
+
+    Args:
+        listener: of a prior for the same STFT, e.g. ``VAESpeech.pretrained("vae_aware").listener``; a copy is kept.
+        correction: noise model of the recording divided by what is heard; one slowly changing loudness times one spectrum unless given.
+
+    Raises:
+        ValueError: when the correction has no closed-form M-step.
+    """
+
+    heard: Tensor | None
+
+    def __init__(self, listener: Listener, correction: Source | None = None) -> None:
+        super().__init__(correction or NMFNoise(1, spacing=SPACING))
+        if not isinstance(self.source, Updatable):
+            raise ValueError(f"HeardNoise: the correction is {type(self.source).__name__}, which has no closed-form M-step; use NMFNoise or StationaryNoise")
+        self.listener = copy.deepcopy(listener).requires_grad_(False)
+        self.register_buffer("heard", None, persistent=False)  # of one recording
+
+    def start(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Hears the recording (of unit level), and starts the correction on x divided by that. Random as the correction is."""
+        super().start(self._divided(x, observed), observed)
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Hears the next stretch of the recording; the correction goes on."""
+        super().follow(self._divided(x, observed), observed)
+
+    @torch.no_grad()
+    def _divided(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        self.heard = self.listener(x, observed).noise + POWER_FLOOR
+        return x / self.heard.sqrt()
+
+    def forward(self, frames: Frames) -> ComplexNormal:
+        """Law of the noise STFT, (…, T, F)."""
+        heard, law = self._heard(), self.source(frames)
+        return ComplexNormal(heard.sqrt() * law.loc, heard * law.var)
+
+    def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
+        """The update of the correction, for the mixture divided by what is heard; returns the new variance. See :meth:`NMFNoise.update`."""
+        heard = self._heard()
+        assert isinstance(self.source, Updatable)
+        return heard * self.source.update(power / heard, own / heard, others / heard, observed)
+
+    def _heard(self) -> Tensor:
+        if self.heard is None:
+            raise RuntimeError("HeardNoise: no recording yet; call model.start(x) (enhance does) before running the model")
+        return self.heard
