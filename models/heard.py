@@ -38,7 +38,8 @@ class HeardNoise(Wrapper):
     def __init__(self, listener: Listener, correction: Source | None = None) -> None:
         super().__init__(correction or NMFNoise(1, spacing=SPACING))
         if not isinstance(self.source, Updatable):
-            raise ValueError(f"HeardNoise: the correction is {type(self.source).__name__}, which has no closed-form M-step; use NMFNoise or StationaryNoise")
+            found = type(self.source).__name__
+            raise ValueError(f"HeardNoise: the correction is {found}, which has no closed-form M-step; use NMFNoise or StationaryNoise")
         self.listener = copy.deepcopy(listener).requires_grad_(False)
         self.register_buffer("heard", None, persistent=False)  # of one recording
 

@@ -31,11 +31,11 @@ from .method import Method, Problem
 from .mixture import Mixture
 from .priors import parameters_of, weak_priors
 from .published import ld_em, mala_em, malaem_published, mcem, mhem_published, peem, vem
-from .warm_start import fit_noise
+from .warm_start import hear
 
 __all__ = [
-    "ALL", "Method", "Problem", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em", "malaem_published", "mcem",
-    "mhem_published", "peem", "svi_em", "vem",
+    "ALL", "Method", "Problem", "amortised", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em", "malaem_published",
+    "mcem", "mhem_published", "peem", "svi_em", "vem",
 ]
 
 START_SPREAD = 0.1
@@ -64,7 +64,7 @@ def hmc_em(
 
     def e_step(problem: Problem) -> EStep:
         target = log_density(problem.graph, *problem.args, chains=chains, temperature=temperature)
-        laws = _hear(problem)
+        laws = hear(problem)
         start, scale = ({site: law[i] for site, law in laws.items()} for i in (0, 1))
         windows = None if window is None or "frames" in target.block else frame_windows(target, window)
 
@@ -95,10 +95,25 @@ def langevin_em(
     def e_step(problem: Problem) -> EStep:
         # Nothing is accepted, so it does not matter which blocks could be, and finding out costs time.
         target = log_density(problem.graph, *problem.args, chains=chains, block=(), likelihood_power=likelihood_power)
-        start = target.init({site: law[0] for site, law in _hear(problem).items()}, jitter=0.1)
+        start = target.init({site: law[0] for site, law in hear(problem).items()}, jitter=0.1)
         return mcmc_e_step(target, lambda e: langevin(target, e, tamed=True), start, step_size=step_size)
 
     return Method("langevin_em", e_step, starting_guide, iterations, min(average, max(1, 2 * iterations // 3)))
+
+
+def amortised(draws: int = 4) -> Method:
+    """One pass, no iterations: latents drawn from the noisy encoder, noise fitted to what it hears; the Wiener gain is averaged over the draws.
+
+    As good as the encoder knows noise: see the shipped ``vae_aware`` in docs/amortised.md.
+    """
+
+    def e_step(problem: Problem) -> EStep:
+        if problem.guide is None:
+            raise ValueError("amortised: no source of the model has an encoder to hear with; use hmc_em, or give a VAESpeech")
+        hear(problem)
+        return guide_e_step(problem.graph, problem.guide, problem.args, draws=draws, steps=0)
+
+    return Method("amortised", e_step, starting_guide, iterations=1, average=1)
 
 
 def svi_em(
@@ -116,7 +131,7 @@ def svi_em(
     """
 
     def e_step(problem: Problem) -> EStep:
-        guide = family(problem.graph, *problem.args, start=_hear(problem))
+        guide = family(problem.graph, *problem.args, start=hear(problem))
         return guide_e_step(problem.graph, guide, problem.args, draws=draws, steps=steps, learning_rate=learning_rate)
 
     return Method("svi_em", e_step, starting_guide, iterations, min(average, iterations))
@@ -192,16 +207,5 @@ def _one_chain(drawn: Tensor, target: LogDensity, site: str) -> Tensor:
     return drawn.narrow(target.chains_dim(site), -1, 1)
 
 
-def _hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
-    """Start the noise at what the noisy encoder hears of it; mean and standard deviation of the latents that it proposes."""
-    if problem.guide is None:
-        return {}
-    with torch.no_grad():
-        laws, noise = problem.guide.listen(*problem.args)
-    if noise is not None:
-        fit_noise(problem.model, noise, {site.split(".")[0] for site in laws}, problem.observed)
-    return laws
-
-
-ALL: tuple[Callable[..., Method], ...] = (default, fast, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes)
+ALL: tuple[Callable[..., Method], ...] = (default, fast, amortised, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes)
 """The methods that commands and benchmarks offer, by their function names."""
