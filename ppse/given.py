@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from . import audio
@@ -137,6 +138,10 @@ def referenced(
 def _wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) -> Mixture:
     if needed not in model.sources:
         raise ValueError(f"the model has no source '{needed}' to know something of; it has {', '.join(model.sources)}")
+    for module in model.modules():
+        if isinstance(module, PyroModule):
+            # A source that ran in the stretch before is not let into another module until Pyro has forgotten that; nothing else is kept there.
+            module._pyro_context = type(module._pyro_context)()
     return Mixture(**{name: wrap(name, source) for name, source in model.sources.items()}).train(model.training)
 
 
