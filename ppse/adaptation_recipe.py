@@ -1,0 +1,126 @@
+"""From a folder of unlabelled noisy recordings to the weights of a prior adapted to them, unless they are worse."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import audio, methods, provenance, weights
+from .adaptation import Adaptation, Unlabelled, Verdict, adapt
+from .corpus import Waves
+from .enhance import enhance
+from .method import Method
+from .mixture import Mixture
+from .models import NMFNoise, VAESpeech
+from .optimisation import Report
+from .recordings import Recordings, unlabelled
+from .semi import RANK, SPACING
+from .stft import STFT
+
+HELD_OUT = 0.25
+"""Share of the recordings that are held out to judge by; one at least."""
+
+
+class Worse(ValueError):
+    """The adapted prior is no better on held-out recordings, and was not written."""
+
+
+class Progress(NamedTuple):
+    """Whom to tell how far it is: (recordings done, in all) of reading by EM; every epoch; the reason for every file left out."""
+
+    teaching: Callable[[int, int], None] = lambda *_: None
+    epoch: Report = lambda *_: None
+    left_out: Callable[[str], None] = lambda _: None
+
+
+def adapt_prior(
+    prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, self_taught: bool = True, force: bool = False,
+    method: Method | None = None, progress: Progress | None = None,
+) -> Verdict:
+    """Adapt a prior to unlabelled noisy recordings and write it to ``out``; an interrupted run goes on where it was.
+
+    What EM makes of the recordings and the best weights so far are in the folder ``NAME.adapting`` until the end.
+
+    Args:
+        prior: a shipped name or a weights file of a :class:`ppse.models.VAESpeech` with a noisy encoder.
+        inputs: files, folders or patterns of one domain. A quarter, chosen by the seed, is held out.
+        self_taught: learn from what EM makes of the recordings; else from the bound alone.
+        force: write it even if it did not help.
+        method: of the EM, :func:`ppse.methods.fast` unless given.
+        progress: whom to tell.
+
+    Returns:
+        the verdict, which is in the model card of ``out``, too.
+
+    Raises:
+        Worse: when the bound of the held-out recordings did not rise. Nothing is written then.
+        AudioError: when recordings cannot be read, fewer than two can be used, or ``out`` cannot be written.
+        WeightsError: when the prior cannot be read, ``out`` is there already, or an unfinished run is of other recordings or settings.
+        ValueError: when the prior has no noisy encoder.
+    """
+    settings, progress, work = settings or Adaptation(), progress or Progress(), out.with_suffix(".adapting")
+    audio.check_writable(out)
+    if out.exists():
+        raise weights.WeightsError(f"{out}: is there already; delete it, or choose another name")
+    vae = VAESpeech.pretrained(str(prior))
+    if vae.noisy_encoder is None:
+        raise ValueError(f"{prior}: this prior has no noisy encoder to adapt; train one with 'ppse train vae'")
+    inputs = list(inputs)
+    recordings = unlabelled(inputs, STFT.of_freqs(vae.n_freqs), progress.left_out)
+    if len(recordings.waves) < 2:
+        raise audio.AudioError(
+            f"{', '.join(inputs)}: one recording that can be used; expected two or more, of which some are held out to tell whether adapting "
+            f"helps. For one recording there is 'ppse enhance --method adapt_em'"
+        )
+    work.mkdir(exist_ok=True)
+    card = weights.card(prior)
+    card |= {
+        "adapted": {"from": Path(prior).name, "data": [Path(i).name for i in inputs], "recordings": len(recordings.waves),
+                    "hours": round(recordings.hours, 4), "self_taught": self_taught},
+        "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"), "scores": {},
+    }
+    order = np.random.default_rng(settings.seed).permutation(len(recordings.waves)).tolist()
+    count = max(1, round(HELD_OUT * len(order)))
+    parts = taught(vae, recordings, work, method or methods.fast(), settings.seed, progress) if self_taught else (None, None)
+    held, training = (_chosen(recordings, parts, sorted(chosen)) for chosen in (order[:count], order[count:]))
+    _, verdict = adapt(vae, training, held, work / "best.safetensors", settings, card, progress.epoch)
+    if not (verdict.helped or force):
+        shutil.rmtree(work)
+        raise Worse(f"{out}: not written, as adapting {verdict.sentence}; the prior stays what it is (--force writes it all the same)")
+    card["adapted"] |= {"bound": {"before": verdict.before, "after": verdict.after}, "helped": verdict.helped}
+    weights.write(vae, out, {**card, "adaptation": settings._asdict()})
+    shutil.rmtree(work)
+    return verdict
+
+
+def taught(
+    vae: VAESpeech, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Posterior means of speech and noise of every recording, (N,) each, by EM; those that lie in the folder already are read.
+
+    Random from the seed, the same whether interrupted or not.
+    """
+    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
+    speech = []
+    for i, wave in enumerate(recordings.waves):
+        path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes()):08x}.wav"
+        if not path.is_file():
+            result = enhance(wave, model, method, sample_rate=recordings.stft.sample_rate, seed=seed)
+            audio.write(path, result.estimates["speech"][0], recordings.stft.sample_rate, "FLOAT")
+        speech.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
+        progress.teaching(i + 1, len(recordings.waves))
+    return speech, [wave - s for wave, s in zip(recordings.waves, speech, strict=True)]
+
+
+def _chosen(recordings: Recordings, parts: tuple[list[Tensor] | None, list[Tensor] | None], which: list[int]) -> Unlabelled:
+    """Some of the recordings, and what EM made of them."""
+    stft = recordings.stft
+    sources = (Waves([waves[i] for i in which], stft) if waves is not None else None for waves in parts)
+    return Unlabelled(Recordings([recordings.waves[i] for i in which], stft), *sources)

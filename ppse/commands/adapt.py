@@ -1,0 +1,51 @@
+"""The command that adapts a trained prior to unlabelled recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import plots
+from ..adaptation import Adaptation
+from ..adaptation_recipe import Progress, adapt_prior
+from ..console import bar, complain_left_out, progress_bars, say
+from ..optimisation import Epoch
+from .train import check_weights_name
+
+
+def adapt(
+    prior: Annotated[str, typer.Argument(help="Prior to adapt: a shipped name, or a weights file of 'ppse train vae'.")],
+    inputs: Annotated[list[str], typer.Argument(help="Folders of noisy recordings of one domain.", metavar="NOISY…")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
+    decoder: Annotated[bool, typer.Option("--decoder", help="Adapt what speech is like, instead of how it is heard in noise.")] = False,
+    bound: Annotated[bool, typer.Option("--bound", help="Learn from the bound of the recordings alone, not from what EM makes of them.")] = False,
+    anchor: Annotated[float, typer.Option(min=0.0, help="How strongly the weights are held where they are.")] = Adaptation().anchor,
+    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, help="At first.")] = Adaptation().learning_rate,
+    patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and recordings, same weights.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings got no better.")] = False,
+) -> None:
+    """Adapt a prior to unlabelled noisy recordings of a new domain.
+
+    Example: `ppse adapt vae recordings/ -o adapted.safetensors && ppse enhance recordings/ -o clean/ --prior adapted.safetensors`
+
+    A quarter of the recordings is held out, and judges: if the prior explains these no better than before, nothing is written, and the
+    exit code is 1. What cannot be used is told and left out: files that are unreadable, silent, or look like clean speech. An interrupted
+    run goes on where it was.
+    """
+    check_weights_name(out)
+    settings = Adaptation("decoder" if decoder else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
+    with progress_bars() as progress:
+        done = bar(progress, "adapt")
+
+        def report(_: Epoch, log: list[Epoch]) -> None:
+            done(len(log), epochs)
+            say(f"{len(log)}/{epochs}: {log[-1].sentence}")
+            plots.plot_training(log, out.with_suffix(".png"))
+
+        told = Progress(bar(progress, "listen"), report, lambda reason: complain_left_out([reason]))
+        verdict = adapt_prior(prior, inputs, out, settings, self_taught=not bound, force=force, progress=told)
+    say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} …")
