@@ -31,11 +31,13 @@ from .method import Method, Problem
 from .mixture import Mixture
 from .priors import parameters_of, weak_priors
 from .published import ld_em, mala_em, malaem_published, mcem, mhem_published, peem, vem
+from .switching_gibbs import switching_gibbs
+from .switching_vem import switching_vem
 from .warm_start import hear
 
 __all__ = [
     "ALL", "Method", "Problem", "amortised", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em", "malaem_published",
-    "mcem", "mhem_published", "peem", "svi_em", "vem",
+    "mcem", "mhem_published", "peem", "svi_em", "switching_gibbs", "switching_vem", "vem",
 ]
 
 START_SPREAD = 0.1

@@ -111,6 +111,13 @@ class VariationalPosterior:
         path = (marks > marginals.cumsum(-1)[..., :-1]).sum(-1)
         return beliefs.draws | self._as_chains() | {beliefs.found.site: path}
 
+    def as_start(self) -> tuple[Position, dict[str, Distribution]]:
+        """Values of the latents for a Markov chain to start at, and the laws r(z | m), by site."""
+        with torch.no_grad(), poutine.block():
+            nodes = poutine.trace(self.guide).get_trace(*self.problem.args).nodes
+        names = [site.name for site in self.guide.sites]
+        return {name: nodes[name]["value"] for name in names}, {name: nodes[name]["fn"] for name in names}
+
     def _weights(self) -> tuple[Position, Regimes, Tensor, Factored | None]:
         x, observed = self.problem.args
         with poutine.block(), pyro.plate("chains", self._draws, dim=-2):
