@@ -1,11 +1,11 @@
 """What video brings, and what it costs when it is wrong: A-VAE, AV-VAE, MIX-VAE and SwVAE, with clean and with corrupted lips.
 
-    python benchmarks/audiovisual.py CLIPS NOISE [--count 12] [--snrs -5 0 5 10 15] [--method switching_vem] [--csv FILE.csv] [--out FILE.md]
+    python benchmarks/audiovisual.py CLIPS NOISE [--count 12] [--snrs -5 0 5 10 15] [--iterations 60] [--draws 4] [--csv FILE.csv] [--out FILE.md]
 
 CLIPS are videos as those of ``ppse train av-vae``, NOISE is a folder of recordings. At every SNR so many clips, each with another noise, are
 inferred side by side, in one batch; a third of the images of each is corrupted in one stretch, each kind of corruption in turn. All systems
-have the same noise model and the same method; one prior alone is a mixture of twice the same. Rows of the CSV file that are there already
-are not computed again.
+have the same noise model and the same method, variational EM (:func:`ppse.switching_vem.switching_vem`); one prior alone is a mixture in
+which the other expert is never chosen. What is in the CSV file already is not computed again.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from ppse import STFT, Mixture, audio, corruptions, metrics, provenance, switching_methods
+from ppse import STFT, ComplexNormal, Mixture, audio, corruptions, metrics, provenance
 from ppse.av_corpus import find_clips
 from ppse.inference import Inference, Keep, infer
 from ppse.lips import Lips
-from ppse.mixture import Source
+from ppse.mixture import Frames, Source
 from ppse.models import AVVAESpeech, MixtureSpeech, NMFNoise, SwitchingSpeech, VAESpeech
 from ppse.mouth import find_lips
 from ppse.stft import level
+from ppse.switching_vem import switching_vem
 
 RATE = 16_000
+NEVER = 1e-30
+"""A probability of nothing that has a logarithm."""
 SCORES = ("si_sdr", "sdr", "pesq_wb", "estoi")
 KINDS: dict[str, Callable[[Lips], corruptions.Corruption]] = {
     "occluded": lambda _: corruptions.occluded, "noisy": lambda _: corruptions.noisy, "dropped": lambda _: corruptions.dropped,
@@ -81,9 +84,13 @@ def system(name: str, a_vae: VAESpeech, av_vae: AVVAESpeech, lips: Sequence[Lips
     """The prior of speech that the name stands for."""
     sound, seen = copy.deepcopy(a_vae), av_vae.watching(lips)
     if name in ("A-VAE", "AV-VAE"):
-        one = sound if name == "A-VAE" else seen
-        return MixtureSpeech([one, copy.deepcopy(one)])
+        return MixtureSpeech([sound if name == "A-VAE" else seen, never], [1.0, NEVER])
     return MixtureSpeech([sound, seen], learn=True) if name == "MIX-VAE" else SwitchingSpeech([sound, seen], stay, learn=True)
+
+
+def never(frames: Frames) -> ComplexNormal:
+    """What one prior alone is mixed with, as the method is for mixtures: flat, and of no probability."""
+    return ComplexNormal(0j, torch.ones(frames.size, 1))
 
 
 def inferred(source: Source, given: Sequence[Case], args: argparse.Namespace) -> tuple[list[audio.Wave], Inference, float]:
@@ -94,7 +101,7 @@ def inferred(source: Source, given: Sequence[Case], args: argparse.Namespace) ->
     model = Mixture(speech=source, noise=NMFNoise(args.rank, spacing=args.spacing))
     started = time.monotonic()
     with poutine.seed(rng_seed=args.seed):
-        result = infer(model, x / unit, args.maker(), keep=Keep(run=True))
+        result = infer(model, x / unit, switching_vem(args.iterations, draws=args.draws, average=args.iterations // 3), keep=Keep(run=True))
     seconds = time.monotonic() - started
     waves = stft.synthesis((result.sources["speech"].loc * unit).squeeze(1), given[0].noisy.size)
     return list(waves.numpy()), result, seconds / (len(given) * given[0].noisy.size / RATE)
@@ -174,8 +181,8 @@ def main() -> None:
     parser.add_argument("--av-vae", default="av_vae")
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--snrs", type=float, nargs="+", default=[-5, 0, 5, 10, 15])
-    parser.add_argument("--method", default="switching_vem")
-    parser.add_argument("--iterations", type=int, default=0, help="of the method; its own when 0")
+    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--spacing", type=int, default=16)
     parser.add_argument("--stay", type=float, default=0.95)
@@ -183,8 +190,6 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("audiovisual.csv"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    method, settings = getattr(switching_methods, args.method), {"iterations": args.iterations} if args.iterations else {}
-    args.maker = lambda: method(**settings)
     table: list[dict[str, str]] = list(csv.DictReader(args.csv.open())) if args.csv.exists() else []
     for row in rows(args, list(table)):
         table.append({key: str(value) for key, value in row.items()})
