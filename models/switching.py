@@ -136,7 +136,11 @@ class SwitchingSpeech(PyroModule):
             transition = pyro.sample("transition", Dirichlet(concentration).to_event(1))
         with frames:
             regime = pyro.sample("regime", MarkovChain(initial, transition, frames.size))
+            self.show(regime)
         return _chosen(laws, regime)
+
+    def show(self, regime: Tensor) -> None:
+        """What is observed of the regimes beside the sound, inside of the plate of frames; nothing here. A subclass adds its sites."""
 
     def _number(self, name: str, like: Tensor) -> Tensor:
         value: Tensor = getattr(self, name if name in self._pyro_params else f"given_{name}")

@@ -250,7 +250,7 @@ def _enhance_channel(
         def note(iteration: int, _: float, i: int = i) -> None:
             progress((i + (iteration + 1) / method.all_iterations) / len(stretches))
 
-        inferred = resume(whole, x, method, observed, keep=keep, callback=note)
+        inferred = resume(whole, x, method.suited(whole), observed, keep=keep, callback=note)  # what is given may switch
         acceptance = [float(info.acceptance.mean()) for info in inferred.info]
         result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
         if inferred.run is not None:

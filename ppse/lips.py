@@ -85,6 +85,16 @@ class Lips:
         """How long they are shown, the last frame for one period."""
         return (self.times[-1] - self.times[0]).item() + self.period
 
+    def between(self, begin: float, end: float) -> Lips:
+        """Those shown from ``begin`` to ``end`` in seconds, and one more on either side, at times counted from ``begin``.
+
+        Of lips that are not seen then the nearest frame is left, at its time before or after.
+        """
+        first = int(torch.searchsorted(self.times, begin, right=True)) - 1
+        last = int(torch.searchsorted(self.times, end)) + 1
+        part = slice(max(0, min(first, len(self) - 1)), max(1, last))
+        return Lips(self.frames[part], self.times[part] - begin, self.good[part])
+
     def align(self, moments: Tensor, offset: float = 0.0) -> Alignment:
         """Where moments of sound lie among the frames.
 

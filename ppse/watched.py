@@ -1,0 +1,80 @@
+"""A speaker who is seen: a prior that hears, and one that watches the lips; which of them speaks in a frame is inferred."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli
+from torch import Tensor
+
+from .given import Given, Stretch
+from .lips import Lips
+from .mixture import Mixture, Source
+from .models import AVVAESpeech, SwitchingSpeech
+from .models.av_vae import WatchedSpeech
+from .models.switching import STAY
+
+BLIND = 1e-8
+"""Probability of lips that cannot be relied on in a frame that is said to follow them: next to impossible, so that such frames are heard."""
+
+MARGIN = 1.0
+"""Seconds of lips before and after a stretch of sound, which the networks may look at."""
+
+
+class SeenSpeech(SwitchingSpeech):
+    """Speech that follows what is heard alone (expert 0), or the lips as well (expert 1), by a Markov chain.
+
+    Frames without reliable lips (:attr:`Lips.good`) are observed as such, site ``blind``, which expert 1 next to excludes; nothing is
+    concluded from those that look reliable.
+
+    Args:
+        heard: a prior of sound.
+        seen: a prior that watches the lips of this recording.
+        stay: probability of staying with an expert for another frame.
+    """
+
+    def __init__(self, heard: Source, seen: WatchedSpeech, stay: float = STAY) -> None:
+        super().__init__([heard, seen], stay)
+
+    def show(self, regime: Tensor) -> None:
+        seen = self.experts["expert1"]
+        assert isinstance(seen, WatchedSpeech)
+        good = seen.good
+        if good is not None and not good.all():
+            likely = torch.tensor([1.0, BLIND], device=regime.device)[regime]
+            pyro.sample("blind", Bernoulli(likely).mask(~good.to(regime.device)), obs=torch.ones_like(likely))
+
+
+class StretchOfLips(WatchedSpeech):
+    """Lips of one stretch of a recording, at its times."""
+
+    def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """As :meth:`start`: its lips are those of the stretch."""
+        self.start(x, observed)
+
+
+def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, stay: float = STAY, source: str = "speech") -> Given:
+    """The speaker of a recording is seen: its speech switches between the prior of the model and one that watches the lips.
+
+    Args:
+        lips: of the recording (:func:`ppse.mouth.find_lips`).
+        seeing: the prior that watches, of the STFT of the model.
+        offset: seconds by which the picture is late.
+        stay: probability of staying with a prior for another frame.
+        source: name of the source that speaks.
+
+    Raises:
+        ValueError: of the result, when the model has no such source.
+    """
+    def knowledge(model: Mixture, stretch: Stretch) -> Mixture:
+        if source not in model.sources:
+            raise ValueError(f"watched: the model has no source '{source}'; it has {', '.join(model.sources)}")
+        rate = stretch.stft.sample_rate
+        begin, end = stretch.first / rate, stretch.last / rate
+        part = lips.between(begin + offset - MARGIN, end + offset + MARGIN)
+        # Times count from the start of the margin; it is added to the offset, by which the picture is late.
+        seen = StretchOfLips(seeing.to(stretch.x.device), [part], MARGIN)
+        sources = {name: SeenSpeech(prior, seen, stay) if name == source else prior for name, prior in model.sources.items()}
+        return Mixture(**sources).train(model.training)
+
+    return knowledge

@@ -1,0 +1,93 @@
+"""A speaker who is seen: lips go with the sound from stretch to stretch, and where they are bad the sound is heard alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ppse
+from ppse import Mixture, methods
+from ppse.given import Given
+from ppse.lips import Lips
+from ppse.models import AVVAESpeech, NMFNoise, VAESpeech
+from ppse.switching_vem import switching_vem
+from ppse.watched import watched
+
+F = 129
+NOISY = (0.1 * np.random.default_rng(0).normal(size=24_000)).astype(np.float32)
+
+
+@pytest.fixture
+def priors() -> tuple[VAESpeech, AVVAESpeech]:
+    return VAESpeech(F, 3, (8,)).eval(), AVVAESpeech(F, 3, (8,), 4).eval()
+
+
+def _lips(seconds: float, bad: tuple[float, float]) -> Lips:
+    lips = Lips.at_rate(torch.rand(round(25 * seconds), 88, 88), 25.0)
+    return replace(lips, good=(lips.times < bad[0]) | (lips.times > bad[1]))
+
+
+def _enhanced(heard: VAESpeech, lips: Given, window: float = 30.0) -> ppse.Enhancement:
+    model = Mixture(speech=heard, noise=NMFNoise(2))
+    return ppse.enhance(NOISY, model, switching_vem(4, average=2), given=[lips], keep_run=True, window=window)
+
+
+def _regimes(result: ppse.Enhancement, run: int) -> torch.Tensor:
+    """How often expert 1 was drawn, (T,)."""
+    return result.runs[run].draws.values["speech.regime"].float().flatten(0, -2).mean(0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_frames_with_bad_lips_are_heard(priors: tuple[VAESpeech, AVVAESpeech], offset: float) -> None:
+    heard, seeing = priors
+    # The networks are the same, with lips or without: only the flag tells the experts apart.
+    same = AVVAESpeech.around(heard, 4).eval()
+    result = _enhanced(heard, watched(_lips(1.5, (0.6, 0.9)), same, offset))
+    times = torch.as_tensor(result.stft.centres(len(_regimes(result, 0)))) + offset
+    seen = _regimes(result, 0)
+    assert (seen[(times > 0.6) & (times < 0.9)] == 0).all()
+    assert seen[(times > 0.1) & (times < 0.4)].mean() > 0.2 and seen[(times > 1.1) & (times < 1.4)].mean() > 0.2
+
+
+def test_lips_go_with_the_stretches_of_a_long_recording(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    heard, _ = priors
+    same = AVVAESpeech.around(heard, 4).eval()
+    result = _enhanced(heard, watched(_lips(1.5, (1.0, 1.2)), same), 0.5)
+    assert len(result.runs) > 2
+    for run in range(len(result.runs)):
+        seen = _regimes(result, run)
+        times = torch.as_tensor(result.stft.centres(len(seen))) + result.runs[run].start
+        inside = (times > 1.0) & (times < 1.2)
+        assert (seen[inside] == 0).all()
+        assert seen[~inside].mean() > 0.2
+
+
+def test_lips_that_end_before_the_sound_leave_the_rest_to_the_ear(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    heard, seeing = priors
+    result = _enhanced(heard, watched(_lips(0.5, (9, 9)), seeing), 0.5)
+    assert (_regimes(result, len(result.runs) - 1) == 0).all()
+
+
+def test_other_methods_sum_the_choice_out(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    heard, seeing = priors
+    model = Mixture(speech=heard, noise=NMFNoise(2))
+    result = ppse.enhance(NOISY[:8000], model, methods.langevin_em(4), given=[watched(_lips(0.5, (0.2, 0.3)), seeing)], keep_run=True)
+    assert "speech.expert1.z" in result.runs[0].draws.values
+    assert np.isfinite(result.estimates["speech"]).all()
+    assert type(model.sources["speech"]) is VAESpeech  # what was given is left as it was
+
+
+def test_a_source_that_is_not_there_is_refused(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    with pytest.raises(ValueError, match="no source 'voice'"):
+        ppse.enhance(NOISY, Mixture(speech=priors[0], noise=NMFNoise(2)), given=[watched(_lips(1.0, (9, 9)), priors[1], source="voice")])
+
+
+def test_lips_between_two_moments() -> None:
+    lips = _lips(2.0, (9, 9))
+    part = lips.between(0.5, 1.0)
+    assert torch.equal(part.frames, lips.frames[12:26]) and part.times[0].item() == pytest.approx(12 / 25 - 0.5)
+    moments = torch.linspace(0, 0.5, 20, dtype=torch.float64)
+    assert torch.allclose(part.align(moments).place + 12, lips.align(moments + 0.5).place)
+    assert len(lips.between(5.0, 6.0)) == 1 and lips.between(5.0, 6.0).times.item() == pytest.approx(49 / 25 - 5)
+    assert not lips.between(5.0, 6.0).align(moments).good.any() and not lips.between(-3.0, -2.0).align(moments).good.any()
