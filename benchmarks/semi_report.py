@@ -1,0 +1,109 @@
+"""Tables and curves of benchmarks/semi.py, with 95 % bootstrap bands over the test files (and seeds)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppse.audio import write_text
+
+Row = dict[str, Any]
+METRICS = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "pesq_wb", "estoi": "ESTOI"}
+NOISES = ("matched", "mismatched")
+
+
+def gains(rows: Sequence[Row], metric: str, noise: str, **cell: Any) -> dict[tuple[str, float], float]:
+    """(file, seed) → by how much a cell is better than the noisy recording."""
+    noisy = {row["file"]: row[metric] for row in rows if row["arm"] == "noisy" and row["noise"] == noise}
+    chosen = [row for row in rows if row["noise"] == noise and all(row[key] == value for key, value in cell.items())]
+    return {(row["file"], row["seed"]): row[metric] - noisy[row["file"]] for row in chosen}
+
+
+def band(values: Sequence[float] | NDArray[np.floating], seed: int = 0) -> tuple[float, float, float]:
+    """Mean, and the ends of its 95 % bootstrap interval; values that are not defined are left out."""
+    known = np.asarray(values)[np.isfinite(values)]
+    means = np.random.default_rng(seed).choice(known, (2000, known.size)).mean(1)
+    return float(known.mean()), *(float(q) for q in np.quantile(means, (0.025, 0.975)))
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """``semi.md`` and ``semi.png`` in the folder, of the scores so far."""
+    seen = list(dict.fromkeys((row["arm"], row["labelled"], row["unlabelled"], row["by"]) for row in rows if row["arm"] != "noisy"))
+    if not seen:
+        return
+    lines = ["| trained | labelled | unlabelled | by | " + " | ".join(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS) + " |"]
+    lines.append("|" + "---|" * (4 + 2 * len(METRICS)))
+    for arm, labelled, unlabelled, by in seen:
+        cell = {"arm": arm, "labelled": labelled, "unlabelled": unlabelled, "by": by}
+        entries = [_entry(list(gains(rows, m, noise, **cell).values())) for noise in NOISES for m in METRICS]
+        lines.append(f"| {arm} | {100 * labelled:g} % | {100 * unlabelled:g} % | {by} | " + " | ".join(entries) + " |")
+    lines += ["", "Semi-supervised with 5 % labelled and all else unlabelled, better by (one pass, the same files):", ""]
+    lines += ["| than | " + " | ".join(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS) + " |", "|" + "---|" * (1 + 2 * len(METRICS))]
+    ours = {"arm": "semi", "labelled": 0.05, "unlabelled": 1.0, "by": "one pass"}
+    for name, other in {
+        "unsupervised, one pass": {"arm": "unsupervised", "by": "one pass"},
+        "unsupervised, fast": {"arm": "unsupervised", "by": "fast"},
+        "supervised on the same 5 %": {"arm": "supervised", "labelled": 0.05},
+        "supervised on 100 %": {"arm": "supervised", "labelled": 1.0},
+        "the same without labels": {"arm": "semi", "labelled": 0.0, "unlabelled": 1.0, "by": "one pass"},
+        "the same without unlabelled recordings": {"arm": "semi", "labelled": 0.05, "unlabelled": 0.0, "by": "one pass"},
+    }.items():
+        entries = []
+        for noise in NOISES:
+            for m in METRICS:
+                a, b = gains(rows, m, noise, **ours), gains(rows, m, noise, **other)
+                entries.append(_entry([a[key] - b[key] for key in a if key in b]))
+        if any(entries):
+            lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    write_text(out / "semi.md", "\n".join(lines) + "\n")
+    _plot(rows, out / "semi.png")
+
+
+def _entry(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean, low, high = band(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    """Gain against the labelled fraction, and against the amount of unlabelled speech, in both kinds of noise."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7), squeeze=False)
+    fractions = sorted({row["labelled"] for row in rows})
+    for i, metric in enumerate(("si_sdr", "pesq_wb")):
+        for j, noise in enumerate(NOISES):
+            left, right = axes[i][2 * j], axes[i][2 * j + 1]
+
+            def draw(axis: Any, arm: str, key: str, keep: Callable[[Row], bool], at: Sequence[float], m: str = metric, n: str = noise) -> None:
+                kept = [row for row in rows if row["arm"] in ("noisy", arm) and (row["arm"] == "noisy" or (row["by"] == "one pass" and keep(row)))]
+                points = [(x, band(list(found.values()))) for x in at if (found := gains(kept, m, n, arm=arm, **{key: x}))]
+                if points:
+                    places = [list(at).index(x) for x, _ in points]
+                    mean, low, high = zip(*(b for _, b in points), strict=True)
+                    axis.plot(places, mean, "o-", label=arm)
+                    axis.fill_between(places, low, high, alpha=0.2)
+
+            draw(left, "semi", "labelled", lambda row: row["unlabelled"] == 1.0, fractions)
+            draw(left, "supervised", "labelled", lambda _: True, fractions)
+            if none := list(gains(rows, metric, noise, arm="unsupervised", by="one pass").values()):
+                mean, low, high = band(none)
+                left.axhline(mean, color="k", label="unsupervised")
+                left.axhspan(low, high, color="k", alpha=0.1)
+            left.set(xticks=range(len(fractions)), xticklabels=[f"{100 * f:g} %" for f in fractions], xlabel="labelled", title=f"{noise} noise")
+            amounts = sorted({row["unlabelled"] for row in rows if row["arm"] == "semi"})
+            draw(right, "semi", "unlabelled", lambda row: row["labelled"] == 0.05, amounts)
+            right.set(xticks=range(len(amounts)), xticklabels=[f"{100 * a:g} %" for a in amounts], xlabel="unlabelled, at 5 % labelled")
+            left.set_ylabel(f"gain in {METRICS[metric]}")
+            left.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
