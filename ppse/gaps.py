@@ -39,10 +39,9 @@ def fill(wave: Tensor, start: int, end: int, var: Tensor, stft: STFT, draws: int
         (the same with one spectrum for all frames).
     """
     n_frames, lead = var.shape[0], stft.n_fft - stft.hop
-    if not 0 <= start < end <= len(wave) or end - start > LONGEST * stft.sample_rate:
-        raise ValueError(
-            f"fill: a gap from sample {start} to {end} of {len(wave)}; expected one within the waveform of {LONGEST * stft.sample_rate:g} samples at most"
-        )
+    if not 0 <= start < end <= len(wave) or end - start > LONGEST * stft.sample_rate + 1:  # one that ends within a sample
+        longest = LONGEST * stft.sample_rate
+        raise ValueError(f"fill: a gap from sample {start} to {end} of {len(wave)}; expected one within the waveform, of {longest:g} samples at most")
     if tuple(var.shape) != (stft.n_frames(len(wave)), stft.n_freqs):
         raise ValueError(f"fill: variances of shape {tuple(var.shape)}; expected {(stft.n_frames(len(wave)), stft.n_freqs)}, (T, F) of the waveform")
     padded = torch.zeros((n_frames - 1) * stft.hop + stft.n_fft, dtype=torch.float64)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import audio
 from .labels import Kind, Label, LabelError, check_labels, read_labels
@@ -135,14 +135,18 @@ def referenced(
     return knowledge
 
 
+def reusable(source: Source) -> Source:
+    """The source, to be put into another module. Pyro refuses one with modules in it that has run elsewhere, until it has forgotten that."""
+    for module in source.modules() if isinstance(source, nn.Module) else ():
+        if isinstance(module, PyroModule):
+            module._pyro_context = type(module._pyro_context)()
+    return source
+
+
 def _wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) -> Mixture:
     if needed not in model.sources:
         raise ValueError(f"the model has no source '{needed}' to know something of; it has {', '.join(model.sources)}")
-    for module in model.modules():
-        if isinstance(module, PyroModule):
-            # A source that ran in the stretch before is not let into another module until Pyro has forgotten that; nothing else is kept there.
-            module._pyro_context = type(module._pyro_context)()
-    return Mixture(**{name: wrap(name, source) for name, source in model.sources.items()}).train(model.training)
+    return Mixture(**{name: wrap(name, reusable(source)) for name, source in model.sources.items()}).train(model.training)
 
 
 def _frames(labels: Sequence[Label], kind: Kind, stretch: Stretch) -> Tensor:

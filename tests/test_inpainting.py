@@ -1,0 +1,98 @@
+"""Lost stretches are filled, what is there stays as it is, and the uncertainty is that of the Gaussian law under the draws of the latents."""
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ppse import ComplexNormal, audio
+from ppse.inpainting import default_method, inpaint
+from ppse.mixture import Frames
+from ppse.models import CodeChain, CodePrior, FrameGain, NMFNoise, VAESpeech
+
+RATE = 16_000
+
+
+def _noise(seconds: float = 1.0, scale: float = 0.1) -> NDArray[np.float32]:
+    return (scale * np.random.default_rng(0).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def _hiss(frames: Frames) -> ComplexNormal:
+    """White noise of an unknown level, the same in all frames."""
+    level = pyro.sample("level", dist.LogNormal(torch.zeros(()), 1.0))
+    return ComplexNormal(0j, level.reshape(*level.shape, *(1,) * (level.dim() == 0)).unsqueeze(-1).expand(*level.shape[:-1], frames.size, 513))
+
+
+def _tiny() -> CodePrior:
+    torch.manual_seed(0)
+    return CodePrior(VAESpeech(513, 2, (4,)), CodeChain(2))
+
+
+def test_white_noise_of_unknown_level_is_filled_with_its_like() -> None:
+    wave = _noise()
+    lost = wave.copy()
+    lost[8000:9600] = 0
+    result = inpaint(lost, [(0.5, 0.6)], _hiss, default_method(30), draws=20)
+    inside = slice(8200, 9400)
+    assert np.abs(result.estimate[0, inside]).mean() < 0.02  # nothing around it tells of white noise
+    assert abs(result.draws[:, 0, inside].std() / 0.1 - 1) < 0.2
+    deviation = result.deviation()[0]
+    assert abs(deviation[inside].mean() / 0.1 - 1) < 0.2 and not deviation[:8000].any() and not deviation[9600:].any()
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 8000])
+def test_what_is_there_stays_and_gaps_are_not_read(rate: int) -> None:
+    wave = np.stack([_noise(), 0.5 * _noise()])[:, :rate]
+    gaps = [(0.7, 0.72), (0.3, 0.35)]
+    spoilt = wave.copy()
+    known = np.ones(wave.shape[1], bool)
+    for start, end in gaps:
+        known[round(start * rate) : round(end * rate)] = False
+    spoilt[:, ~known] = 7.0
+    first, second = (inpaint(w, gaps, _tiny(), default_method(2), sample_rate=rate, draws=2) for w in (wave, spoilt))
+    assert first.gaps[0].start == 0.3 and first.estimate.shape == wave.shape and first.draws.shape == (2, *wave.shape)
+    np.testing.assert_array_equal(first.estimate, second.estimate)
+    np.testing.assert_array_equal(first.draws, second.draws)
+    for found in (first.estimate, *first.draws):
+        np.testing.assert_array_equal(found[:, known], wave[:, known])
+        assert np.isfinite(found).all() and np.abs(found[:, ~known]).max() > 0
+
+
+def test_same_seed_same_result_and_the_global_generator_stays() -> None:
+    wave, prior = _noise(), FrameGain(_tiny())
+    state = torch.random.get_rng_state()
+    first, second = (inpaint(wave, [(0.5, 0.54)], prior, default_method(2), draws=2) for _ in range(2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    np.testing.assert_array_equal(first.draws, second.draws)
+
+
+def test_saves_the_estimate_and_draws(tmp_path: Path) -> None:
+    result = inpaint(_noise(), [(0.5, 0.54)], _tiny(), default_method(2), draws=2)
+    for name, draw, expected in (("mean", None, result.estimate), ("draw", 1, result.draws[1])):
+        result.save(tmp_path / f"{name}.wav", draw)
+        np.testing.assert_allclose(audio.read(tmp_path / f"{name}.wav")[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "message"),
+    [
+        ([], "no gaps"), ([(0.5, 0.5)], "expected start < end"), ([(0.9, 1.1)], "within the recording"), ([(-0.1, 0.1)], "within the recording"),
+        ([(0.1, 0.4)], "a gap of 0.3 s"), ([(0.1, 0.2), (0.22, 0.3)], "expected 0.064 s between two"), ([(0.1, 0.2), (0.15, 0.3)], "join them"),
+    ],
+)
+def test_bad_gaps_are_refused(gaps: list[tuple[float, float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        inpaint(_noise(), gaps, _tiny())
+
+
+def test_nothing_to_infer_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing is observed"):
+        inpaint(_noise(0.1), [(0.01, 0.09)], _tiny())
+    with pytest.raises(ValueError, match="the prior has no latents"):
+        inpaint(_noise(), [(0.5, 0.52)], NMFNoise(2), default_method(2))
+    with pytest.raises(ValueError, match="draws=1"):
+        inpaint(_noise(), [(0.5, 0.52)], _tiny(), draws=1)
