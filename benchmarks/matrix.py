@@ -68,7 +68,6 @@ from ppse.models import (
     VAESpeech,
     VRNNSpeech,
 )
-from ppse.models.encoders import Listener
 from ppse.models.recurrent import Layers
 from ppse.priors import Graph, parameters_of, weak_priors
 
@@ -116,7 +115,7 @@ MODELS: dict[str, Callable[[], Mixture]] = {
     "NMFNoise": lambda: with_speech(noise=NMFNoise(2)),
     "NMFNoise, knots": lambda: with_speech(noise=NMFNoise(2, spacing=3)),
     "SmoothNMFNoise": lambda: with_speech(noise=SmoothNMFNoise(2)),
-    "HeardNoise": lambda: with_speech(noise=HeardNoise(Listener(F, L, 4))),
+    "HeardNoise": lambda: with_speech(noise=HeardNoise(vae())),
     "ARNoise": lambda: with_speech(noise=ARNoise()),
     "HeavyTailed(StationaryNoise)": lambda: with_speech(noise=HeavyTailed(StationaryNoise())),
     "HeavyTailed(NMFNoise), per bin": lambda: with_speech(noise=HeavyTailed(NMFNoise(2), per_bin=True)),

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, Source, utterances
-from ..models import CodePrior, FrameGain, KnownSilence, PartiallyObserved, SwitchingSpeech, VAESpeech
+from ..models import CodePrior, FrameGain, HeardNoise, KnownSilence, PartiallyObserved, SwitchingSpeech, VAESpeech
 from ..models.encoders import CleanedEncoder, NoisyEncoder
 
 
@@ -96,13 +96,17 @@ def starting_guide(model: Mixture) -> EncoderGuide | None:
     """The guide from which inference starts on a noisy recording: the noisy encoder of every source that has encoders.
 
     To a source with none for noisy speech, the shipped VAE lends its own where the STFT is the same (:class:`CleanedEncoder`); failing
-    that, the encoder for clean speech reads the noisy recording. None when no source of the mixture has an encoder; inference then
-    starts at a draw from the prior.
+    that, the encoder for clean speech reads the noisy recording. Where the noise of the mixture is heard by ears of its own
+    (:class:`ppse.models.HeardNoise`), all sources start at what these propose. None when no source of the mixture has an encoder;
+    inference then starts at a draw from the prior.
     """
+    ears = next((source.ears for source in model.sources.values() if isinstance(source, HeardNoise)), None)
 
     def hearing(source: Encoded, encoder: nn.Module) -> nn.Module:
         own = source.noisy_encoder if encoder is source.encoder else None
-        return own or _cleaned(source, encoder) or encoder
+        if ears is not None:
+            own = ears.noisy_encoder if own is not None and _same(source.encoder, ears.encoder) else None
+        return own or _cleaned(source, encoder, ears or _ears()) or encoder
 
     return _guide(model, hearing)
 
@@ -139,8 +143,14 @@ def _ears() -> VAESpeech:
     return VAESpeech.pretrained()
 
 
-def _cleaned(source: Encoded, encoder: nn.Module) -> CleanedEncoder | None:
-    vae, weight = copy.deepcopy(_ears()), next(encoder.parameters())
+def _same(network: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same weights."""
+    ours, theirs = network.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(ours[key].shape == theirs[key].shape and bool((ours[key] == theirs[key]).all()) for key in ours)
+
+
+def _cleaned(source: Encoded, encoder: nn.Module, ears: VAESpeech) -> CleanedEncoder | None:
+    vae, weight = copy.deepcopy(ears), next(encoder.parameters())
     if source.n_freqs != vae.n_freqs or vae.noisy_encoder is None:
         return None
     return CleanedEncoder(vae.noisy_encoder, vae.decoder, encoder).to(weight.device, weight.dtype)

@@ -1,4 +1,4 @@
-"""Noise as a trained listener hears it, corrected by a noise model of the recording."""
+"""Noise as trained ears hear it, corrected by a noise model of the recording."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from ..distributions import ComplexNormal
 from ..mixture import Frames, Source, Updatable
 from ..stft import POWER_FLOOR
 from ._wrapper import Wrapper
-from .encoders import Listener
 from .nmf import NMFNoise
+from .vae import VAESpeech
 
 SPACING = 16
 """Frames from knot to knot of the correction; the listener itself follows fast noise."""
 
 
 class HeardNoise(Wrapper):
-    """n_tf ~ CN(0, a_tf c_tf): the power a that a :class:`Listener` hears in the recording, and a correction c, another noise model.
+    """n_tf ~ CN(0, a_tf c_tf): the power a that a :class:`ppse.models.encoders.Listener` hears, and a correction c, another noise model.
 
     Where noise is like that which the listener was trained with, it tells apart in every bin what NMF, a sum of a few patterns,
     cannot. What it hears is taken once, at :meth:`start`; EM then fits the correction, which begins at whatever the wrapped model does
-    (inference methods that hear begin at one: :func:`ppse.warm_start.fit_noise`).
+    (inference methods that hear begin at one: :func:`ppse.warm_start.fit_noise`). The latents of speech start at what the same ears
+    propose (:func:`ppse.guides.starting_guide`), whatever its prior is.
 
     Args:
-        listener: of a prior for the same STFT, e.g. ``VAESpeech.pretrained("vae_aware").listener``; a copy is kept.
+        ears: a VAE with a listener, for the STFT of the recording, e.g. ``VAESpeech.pretrained("vae_aware")``; a copy is kept.
         correction: noise model of the recording divided by what is heard; one slowly changing loudness times one spectrum unless given.
 
     Raises:
-        ValueError: when the correction has no closed-form M-step.
+        ValueError: when the VAE has no listener, or the correction no closed-form M-step.
     """
 
     heard: Tensor | None
 
-    def __init__(self, listener: Listener, correction: Source | None = None) -> None:
+    def __init__(self, ears: VAESpeech, correction: Source | None = None) -> None:
         super().__init__(correction or NMFNoise(1, spacing=SPACING))
         if not isinstance(self.source, Updatable):
             found = type(self.source).__name__
             raise ValueError(f"HeardNoise: the correction is {found}, which has no closed-form M-step; use NMFNoise or StationaryNoise")
-        self.listener = copy.deepcopy(listener).requires_grad_(False)
+        if ears.listener is None:
+            raise ValueError("HeardNoise: this VAE has no listener; give VAESpeech.pretrained('vae_aware'), or train one with VAESpeech(context=…)")
+        self.ears = copy.deepcopy(ears).requires_grad_(False)
         self.register_buffer("heard", None, persistent=False)  # of one recording
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
@@ -53,7 +56,8 @@ class HeardNoise(Wrapper):
 
     @torch.no_grad()
     def _divided(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        self.heard = self.listener(x, observed).noise + POWER_FLOOR
+        assert self.ears.noisy_encoder is not None
+        self.heard = self.ears.noisy_encoder.hear(x, observed).noise + POWER_FLOOR
         return x / self.heard.sqrt()
 
     def forward(self, frames: Frames) -> ComplexNormal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -42,7 +42,7 @@ class VAESpeech(PyroModule):
         self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0, *, log_input: bool = True, relu: bool = False,
     ) -> None:
         super().__init__()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context, "log_input": log_input, "relu": relu,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent

@@ -14,6 +14,7 @@ from .mixture import Mixture
 from .models import (
     DKFSpeech,
     DSAESpeech,
+    HeardNoise,
     NMFNoise,
     RVAESpeech,
     SRNNSpeech,
@@ -31,6 +32,12 @@ METHODS = {maker.__name__: maker for maker in methods.ALL}
 
 PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, STORNSpeech, VRNNSpeech, SRNNSpeech, DSAESpeech)
 """Classes of the speech priors that a weights file can hold."""
+
+NOISES = ("nmf", "stationary", "heard")
+"""Noise models by name."""
+
+EARS = "vae_aware"
+"""The shipped weights that hear noise for priors without ears of their own."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
@@ -59,19 +66,24 @@ AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
 
 
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
-    """The mixture of a speech prior (shipped name or weights file) and a noise model ("nmf" of this rank and spacing, or "stationary").
+    """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary", or "heard".
+
+    What is heard is by the listener of the prior, or where it has none, of the shipped :data:`EARS`.
 
     Raises:
         BadParameter: when there is no such noise model, or it has no rank or spacing.
         WeightsError: when the prior cannot be used.
     """
-    if noise not in ("nmf", "stationary"):
-        raise typer.BadParameter(f"no noise model '{noise}'; there are nmf and stationary", param_hint="--noise")
+    if noise not in NOISES:
+        raise typer.BadParameter(f"no noise model '{noise}'; there are {', '.join(NOISES)}", param_hint="--noise")
     option = "--rank" if rank is not None else "--spacing" if spacing is not None else ""
-    if noise == "stationary" and option:
-        raise typer.BadParameter(f"noise model 'stationary' has none, that is of nmf; leave {option} out", param_hint=option)
-    noise_model = NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise()
-    return Mixture(speech=load_any(PRIORS, prior), noise=noise_model)
+    if noise != "nmf" and option:
+        raise typer.BadParameter(f"noise model '{noise}' has none, that is of nmf; leave {option} out", param_hint=option)
+    speech = load_any(PRIORS, prior)
+    if noise == "heard":
+        ears = speech if isinstance(speech, VAESpeech) and speech.listener is not None else VAESpeech.pretrained(EARS)
+        return Mixture(speech=speech, noise=HeardNoise(ears))
+    return Mixture(speech=speech, noise=NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise())
 
 
 def method(name: str, chains: int | None) -> methods.Method:

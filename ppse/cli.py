@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import adapt, corpora, enhance, study, train, train_av, train_semi
+from .commands import adapt, corpora, enhance, study, train, train_av, train_listener, train_semi
 from .console import Commands
 
 
@@ -38,6 +38,7 @@ training.command()(train.vae)
 training.command()(train.dvae)
 training.command()(train_av.av_vae)
 training.command()(train_semi.semi)
+training.command()(train_listener.listener)
 
 app.command()(enhance.enhance)
 app.command()(enhance.stream)

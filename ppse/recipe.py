@@ -89,7 +89,7 @@ def train_prior(
     """
     recipe = recipe or Recipe()
     audio.check_writable(out)
-    speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
+    speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
     first = out.with_suffix(".vae.safetensors") if recipe.context else out
     done = [finished(path, card) for path in (first, out)]
     if done[-1]:
@@ -123,7 +123,7 @@ def train_sequence_prior(
     """
     recipe = recipe or SequenceRecipe()
     audio.check_writable(out)
-    speech, others, card = _data(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
+    speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
     if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
     prior = seeded(recipe.seed, make)
@@ -142,7 +142,7 @@ def train_sequence_prior(
 ALREADY = "{}: is there already, of the same data and settings; delete it to train it again"
 
 
-def _data(
+def speech_of(
     inputs: Sequence[str], recipe: dict[str, Any], validation: float, seed: int, note: str, licence: str,
     reading: Callable[[int, int], None] | None, left_out: Callable[[str], None] | None,
 ) -> tuple[corpus.Speech, corpus.Speech, dict[str, Any]]:

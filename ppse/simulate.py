@@ -12,11 +12,11 @@ import math
 import torch
 from torch import Tensor
 
-from .corpus import Speech
+from .corpus import Waves
 from .stft import STFT
 
 
-def noise(speech: Speech, count: int, frames: int, generator: torch.Generator) -> Tensor:
+def noise(speech: Waves, count: int, frames: int, generator: torch.Generator) -> Tensor:
     """``count`` independent noise recordings, STFT (count, frames, F) complex, of mean power one. Random from ``generator``."""
     stft = speech.stft
     drawn = stationary_carrier(stft, count, frames, generator) * nmf_variance(stft, count, frames, generator).sqrt()
@@ -83,7 +83,7 @@ def nmf_variance(stft: STFT, count: int, frames: int, generator: torch.Generator
     return h @ w
 
 
-def crowd(speech: Speech, count: int, frames: int, generator: torch.Generator) -> Tensor:
+def crowd(speech: Waves, count: int, frames: int, generator: torch.Generator) -> Tensor:
     """Four to twelve other talkers at random levels, added up: (count, frames, F)."""
     talkers = speech.segments(12 * count, frames, generator).reshape(count, 12, frames, -1)
     on = torch.arange(12) < torch.randint(4, 13, (count, 1), generator=generator)

@@ -23,7 +23,7 @@ from .guides import EncoderGuide, clean_guide
 from .mixture import Mixture
 from .models import VAESpeech
 from .models.dynamical import DynamicalVAE
-from .models.encoders import NoisyEncoder
+from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Report, Schedule, TrainingError, optimise
 from .stft import POWER_FLOOR, level
 from .workers import Alone, Workers
@@ -153,11 +153,16 @@ def train_noisy_encoder(
     return optimise(vae, parameters, loss, training, validation, steps, out, schedule or Schedule(), card or {}, report, team)
 
 
-def heard_loss(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, noise: Tensor, beta: float = 1.0) -> Tensor:
-    """The loss of :func:`train_noisy_encoder` on clean speech and noise, STFTs (B, 1, T, F) whose sum has unit level, in nats, summed. Random."""
+def heard_loss(
+    vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, noise: Tensor, beta: float = 1.0, heard: Heard | None = None,
+) -> Tensor:
+    """The loss of :func:`train_noisy_encoder` on clean speech and noise, STFTs (B, 1, T, F) whose sum has unit level, in nats, summed. Random.
+
+    ``heard`` is what the listener makes of the sum, if it is known already.
+    """
     law = ComplexNormal(0j, local_power(noise))
     model = Mixture(speech=vae, noise=lambda _: law)
-    heard = encoder.listener(clean + noise)
+    heard = heard or encoder.hear(clean + noise)
     guide = EncoderGuide({"speech.z": Read(encoder.read(clean + noise, heard))})
     expected = _circular(clean.abs().square() + law.var + POWER_FLOOR)
     unheard = -ComplexNormal(0j, heard.noise + POWER_FLOOR).log_prob(_circular(law.var + POWER_FLOOR)).sum()

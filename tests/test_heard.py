@@ -4,8 +4,10 @@ from torch import Tensor
 
 from ppse import Mixture, audio, enhance, methods
 from ppse.demo import NOISY
-from ppse.models import HarmonicSpeech, HeardNoise, NMFNoise, StationaryNoise, VAESpeech
-from ppse.models.encoders import Listener
+from ppse.guides import starting_guide
+from ppse.models import DKFSpeech, HarmonicSpeech, HeardNoise, NMFNoise, StationaryNoise, VAESpeech
+from ppse.models.encoders import CleanedEncoder
+from ppse.models.recurrent import Layers
 from ppse.stft import POWER_FLOOR
 from ppse.testing import check_source
 from ppse.warm_start import fit_noise
@@ -13,9 +15,14 @@ from ppse.warm_start import fit_noise
 T, F, L = 9, 11, 3
 
 
-def _listener() -> Listener:
+def _ears() -> VAESpeech:
     torch.manual_seed(1)
-    return Listener(F, L, 4)
+    return VAESpeech(F, L, (5,), context=4)
+
+
+def _heard(ears: VAESpeech, x: Tensor) -> Tensor:
+    assert ears.noisy_encoder is not None
+    return ears.noisy_encoder.hear(x).noise.detach()
 
 
 def _x(*lead: int) -> Tensor:
@@ -24,14 +31,14 @@ def _x(*lead: int) -> Tensor:
 
 @pytest.mark.parametrize("correction", [NMFNoise(2), NMFNoise(2, spacing=3), StationaryNoise()], ids=["nmf", "knots", "stationary"])
 def test_contract(correction: NMFNoise | StationaryNoise) -> None:
-    check_source(HeardNoise(_listener(), correction), n_frames=T, n_freqs=F, aside=("listener",))
+    check_source(HeardNoise(_ears(), correction), n_frames=T, n_freqs=F, aside=("ears",))
 
 
 def test_it_begins_at_what_the_listener_hears() -> None:
-    listener, x = _listener(), _x()
-    model = Mixture(noise=HeardNoise(listener))
+    ears, x = _ears(), _x()
+    model = Mixture(noise=HeardNoise(ears))
     model.start(x)
-    heard = listener(x).noise
+    heard = _heard(ears, x)
     fit_noise(model, heard, ())
     torch.testing.assert_close(model(x)["noise"].var, heard + POWER_FLOOR, rtol=0.02, atol=0)
 
@@ -39,12 +46,12 @@ def test_it_begins_at_what_the_listener_hears() -> None:
 def test_the_correction_finds_a_wrong_level_in_one_band() -> None:
     """Noise of nine times the power that is heard in the upper bins: EM on noise alone, whose maximum is the mean of the ratio."""
     torch.manual_seed(0)
-    listener = _listener()
+    ears = _ears()
     frames = 4000
     x = torch.randn(frames, F, dtype=torch.complex64)
-    heard = listener(x).noise + POWER_FLOOR
+    heard = _heard(ears, x) + POWER_FLOOR
     truth = torch.where(torch.arange(F) > 6, 9.0, 1.0)
-    noise = HeardNoise(listener, StationaryNoise())
+    noise = HeardNoise(ears, StationaryNoise())
     model = Mixture(noise=noise)
     model.start(x)
     y = x * (heard * truth).sqrt()
@@ -55,27 +62,27 @@ def test_the_correction_finds_a_wrong_level_in_one_band() -> None:
 
 
 def test_it_hears_every_stretch_anew_and_needs_a_recording() -> None:
-    noise = HeardNoise(_listener())
+    noise = HeardNoise(_ears())
     model, first, second = Mixture(noise=noise), _x(), _x()[:5]
     with pytest.raises(RuntimeError, match="no recording yet"):
         model(first)
     model.start(first)
     model.follow(second)
     assert model(second)["noise"].var.shape == second.shape
-    torch.testing.assert_close(noise.heard, noise.listener(second).noise + POWER_FLOOR)
+    torch.testing.assert_close(noise.heard, _heard(noise.ears, second) + POWER_FLOOR)
 
 
 def test_a_correction_without_m_step_is_refused() -> None:
     with pytest.raises(ValueError, match="HarmonicSpeech, which has no closed-form M-step"):
-        HeardNoise(_listener(), HarmonicSpeech(torch.zeros(3), torch.ones(3), F))
+        HeardNoise(_ears(), HarmonicSpeech(torch.zeros(3), torch.ones(3), F))
 
 
-def test_amortised_is_the_wiener_filter_of_encoder_and_listener() -> None:
+def test_amortised_is_the_wiener_filter_of_encoder_and_ears() -> None:
     """With the mean of the code in place of draws, and no NMF, one pass is E[s | x] under what encoder and listener say."""
     noisy = torch.from_numpy(audio.read_mono(NOISY, 16_000))[:24_000]
     vae = VAESpeech.pretrained()
-    assert vae.noisy_encoder is not None and vae.listener is not None
-    result = enhance(noisy, Mixture(speech=vae, noise=HeardNoise(vae.listener)), methods.amortised(draws=64))
+    assert vae.noisy_encoder is not None
+    result = enhance(noisy, Mixture(speech=vae, noise=HeardNoise(vae)), methods.amortised(draws=64))
     stft = result.stft
     x = stft.analysis(noisy)
     scale = (x.abs().square().mean()).sqrt()
@@ -85,3 +92,26 @@ def test_amortised_is_the_wiener_filter_of_encoder_and_listener() -> None:
     expected = stft.synthesis(speech / (speech + heard.noise) * x, len(noisy))
     found = torch.from_numpy(result.estimates["speech"][0])
     assert (found - expected).square().mean() < 0.02 * expected.square().mean()
+
+
+def test_ears_without_a_listener_are_refused() -> None:
+    with pytest.raises(ValueError, match="this VAE has no listener"):
+        HeardNoise(VAESpeech(F, L, (5,)))
+
+
+@pytest.mark.parametrize("kind", ["the same VAE", "its speech model, another listener", "memory"])
+def test_inference_starts_at_what_the_ears_of_the_noise_propose(kind: str) -> None:
+    """The latents of another prior are those that its own encoder reads from what the ears leave of the recording."""
+    ears, x = _ears(), _x()
+    other = _ears()
+    with torch.no_grad():
+        other.listener.mask.bias.sub_(5)
+    speech = {"the same VAE": ears, "its speech model, another listener": other, "memory": DKFSpeech(F, L, (5,), reader=Layers(3))}[kind]
+    guide = starting_guide(Mixture(speech=speech, noise=HeardNoise(ears)))
+    laws, noise = guide.listen(x)
+    torch.testing.assert_close(noise, _heard(ears, x))
+    own = ears.noisy_encoder.read(x, ears.noisy_encoder.hear(x))
+    if kind == "memory":
+        cleaned = CleanedEncoder(ears.noisy_encoder, ears.decoder, speech.encoder)
+        own = cleaned.read(x, cleaned.hear(x))
+    torch.testing.assert_close(laws["speech.z"][0], own.mean)

@@ -23,7 +23,7 @@ def enhance(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; or a file, for one input file.")],
     method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
-    noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
+    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + ".")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     spacing: Annotated[int | None, typer.Option(min=1, help=f"Frames between knots of its activations, 1 for none; {SPACING} unless given.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
@@ -96,7 +96,7 @@ def enhance(
 
 def stream(
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file; frames independent, or a causal RVAE.")] = "vae",
-    noise: Annotated[str, typer.Option(help="Noise model: nmf, or stationary.")] = "nmf",
+    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + ".")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
 ) -> None:

@@ -1,0 +1,59 @@
+"""The command that trains a noise-aware encoder for a trained prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import weights
+from ..console import bar, complain_left_out, progress_bars, say
+from ..listening import ListenerRecipe, train_listener_of
+from ..models import VAESpeech
+from ..optimisation import Epoch
+from ..workers import workers
+from .train import check_weights_name
+
+
+def listener(
+    prior: Annotated[str, typer.Argument(help="A trained VAE: a shipped name or a weights file. Its speech model stays as it is.", metavar="VAE")],
+    inputs: Annotated[list[str], typer.Argument(help="Folders of clean speech, two speakers or more.", metavar="SPEECH…")],
+    noise: Annotated[list[str], typer.Option("--noise", help="Folder of recorded noise; repeat for more.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
+    context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = ListenerRecipe.context,
+    epochs: Annotated[int, typer.Option(min=1)] = ListenerRecipe.epochs,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = ListenerRecipe.learning_rate,
+    mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
+    batch: Annotated[int, typer.Option(min=2, help="Segments per step.")] = ListenerRecipe.batch,
+    frames: Annotated[int, typer.Option(min=16, help="Frames per segment.")] = ListenerRecipe.frames,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction held out: of speech by speaker, of noise by file.")] = 0.08,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
+    devices: Annotated[int, typer.Option(min=1, help="So many processes or GPUs, side by side; needs ppse\\[train].")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    data_note: Annotated[str, typer.Option(help="What the data are, for the model card.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the model card.")] = "",
+) -> None:
+    """Train a noise-aware encoder for a trained VAE: it has heard recorded noise, beside the simulated.
+
+    Example: `ppse train listener vae LibriSpeech/train-clean-100 --noise noise/ -o aware.safetensors`, then
+    `ppse enhance noisy.wav -o clean.wav --prior aware.safetensors --noise heard`
+
+    What it helps to find is no longer unsupervised in the noise. An interrupted run goes on where it was.
+    """
+    check_weights_name(out)
+    team = workers(devices, device)
+    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed)
+    with progress_bars() as progress:
+        advance = bar(progress, "listener")
+
+        def report(_: Epoch, log: list[Epoch]) -> None:
+            advance(len(log), epochs)
+            say(f"listener {len(log)}/{epochs}: {log[-1].sentence}")
+
+        train_listener_of(
+            VAESpeech.pretrained(prior), inputs, noise, out, recipe, note=data_note, licence=licence, report=report,
+            left_out=lambda reason: complain_left_out([reason]), team=team,
+        )
+    if team.rank == 0:
+        say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} --noise heard …")

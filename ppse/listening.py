@@ -1,0 +1,192 @@
+"""Training of a listener with recorded noise: a noise-aware encoder for a trained VAE, whose speech model stays as it is.
+
+Beside the simulated noise of :func:`ppse.training.train_noisy_encoder` there is recorded noise, none of it that of the test.
+What such an encoder helps to find is no longer unsupervised in the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import audio, simulate, weights
+from .corpus import Speech, Waves
+from .distributions import power_of
+from .models import VAESpeech
+from .models.encoders import Heard, NoisyEncoder
+from .optimisation import Epoch, Phase, Report, Schedule, optimise
+from .recipe import ALREADY, finish, finished, seeded, speech_of
+from .stft import POWER_FLOOR, level
+from .training import heard_loss
+from .workers import Alone, Workers
+
+DISTANCE = 5.0
+"""Weight of :func:`distance` in the loss, in nats."""
+
+EXPONENT, FLOOR = 0.3, 1e-5
+"""Magnitudes are compressed by this exponent in :func:`distance`, with the floor added to powers."""
+
+
+@dataclass(frozen=True)
+class ListenerRecipe:
+    """Settings of :func:`train_listener_of`; those of the shipped ``vae_aware``.
+
+    Attributes:
+        context: size of the recurrent layers.
+        epochs, learning_rate, mixed: as in :class:`ppse.training.Schedule`.
+        batch, frames: segments per step, and their length.
+        validation: fraction of speech held out, by speaker, and of noise, by file.
+        seed: of everything random.
+    """
+
+    context: int = 320
+    epochs: int = 20
+    learning_rate: float = 1e-3
+    mixed: bool = True
+    batch: int = 16
+    frames: int = 150
+    validation: float = 0.08
+    seed: int = 0
+
+
+def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, heard: Heard) -> Tensor:
+    """Squared distance of compressed magnitudes, with phases and without, between clean speech and its one-pass estimate from x, summed.
+
+    The estimate is the Wiener filter of the speech that the encoder proposes and of the noise that it hears. Likelihoods weigh
+    every bin by how well it can be known; this weighs it by how well it can be heard.
+    """
+    speech = vae.decoder(encoder.read(x, heard).mean).exp() + POWER_FLOOR
+    estimate = speech / (speech + heard.noise + POWER_FLOOR) * x
+    found, wanted = (power_of(s) + FLOOR for s in (estimate, clean))
+    aligned = found ** ((EXPONENT - 1) / 2) * estimate - wanted ** ((EXPONENT - 1) / 2) * clean
+    return (power_of(aligned) + (found ** (EXPONENT / 2) - wanted ** (EXPONENT / 2)).square()).sum()
+
+
+def mixtures(speech: Waves, recorded: Waves, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Clean speech and noise, (count, 1, frames, F) each, at the scale at which their sum has unit level. Random from ``generator``.
+
+    Half of the noise is recorded, three in ten of it with some of another recording in it, the rest is simulated; SNR uniform between
+    -10 and 20 dB. Speech and recorded noise go through random smooth equalisers.
+    """
+    def uniform() -> Tensor:
+        return torch.rand(count, 1, 1, generator=generator)
+
+    clean = equalised(speech.segments(count, frames, generator), 0.25, generator)
+    snr = -10 + 30 * uniform()
+    real = _unit(equalised(recorded.segments(count, frames, generator), 0.5, generator))
+    other = _unit(recorded.segments(count, frames, generator))
+    real = _unit(real + (uniform() < 0.3) * uniform() * other)
+    simulated = simulate.noise(speech, count - count // 2, frames, generator)
+    noise = torch.cat([real[: count // 2], simulated]) * 10 ** (-snr / 20)
+    scale = level(clean + noise).rsqrt()
+    return (clean * scale).unsqueeze(1), (noise * scale).unsqueeze(1)
+
+
+def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
+    """STFTs (B, T, F), each under a gain that is smooth in frequency: a few cosines, their amplitudes of standard deviation ``depth`` nepers."""
+    place = torch.linspace(0, 1, x.shape[-1])
+    log_gain = torch.zeros(len(x), 1, x.shape[-1])
+    for order in range(1, 5):
+        amplitude = depth / order * torch.randn(len(x), 1, 1, generator=generator)
+        log_gain += amplitude * torch.cos(math.pi * order * place + 2 * math.pi * torch.rand(len(x), 1, 1, generator=generator))
+    return x * log_gain.exp()
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / power_of(x).mean((-2, -1), keepdim=True).clamp_min(1e-8).sqrt()
+
+
+class _Material(Waves):
+    """Speech, and recordings of noise beside it."""
+
+    def __init__(self, speech: Speech, noise: Waves) -> None:
+        super().__init__(speech.waves, speech.stft)
+        self.noise = noise
+
+    @property
+    def fingerprint(self) -> int:
+        return super().fingerprint ^ self.noise.fingerprint
+
+
+def train_listener(
+    vae: VAESpeech, training: tuple[Speech, Waves], validation: tuple[Speech, Waves], out: str | Path, schedule: Schedule | None = None,
+    batch: int = 16, frames: int = 150, card: dict[str, object] | None = None, report: Report | None = None, team: Workers | None = None,
+) -> list[Epoch]:
+    """Fit the listener of a VAE to clean speech plus simulated or recorded noise, in place, and write the best weights to ``out``.
+
+    The loss is that of :func:`ppse.training.train_noisy_encoder` plus :data:`DISTANCE` times the :func:`distance` of the one-pass estimate.
+
+    Args:
+        vae: trained, with a listener; only the latter changes.
+        training, validation: clean speech, and recordings of noise; nothing of one is in the other.
+        out, schedule, card, report, team: as for :func:`ppse.training.train`.
+        batch, frames: segments per step, and their length.
+
+    Raises:
+        ValueError: when the VAE was built without a noisy encoder.
+        WeightsError, TrainingError: as for :func:`ppse.training.train`.
+    """
+    encoder = vae.noisy_encoder
+    if encoder is None:
+        raise ValueError("train_listener: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    team = team or Alone()
+    vae.requires_grad_(False)
+    parameters = list(encoder.listener.requires_grad_(True).parameters())
+
+    def loss(data: _Material, generator: torch.Generator, phase: Phase) -> Tensor:
+        clean, noise = (part.to(team.device) for part in mixtures(data, data.noise, batch, frames, generator))
+        x = clean + noise
+        heard = encoder.hear(x)
+        total = heard_loss(vae, encoder, clean, noise, phase.beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+        return total / (batch * frames)
+
+    steps = math.ceil(training[0].n_frames / (batch * frames))
+    return optimise(
+        vae, parameters, loss, _Material(*training), _Material(*validation), steps, out, schedule or Schedule(), card or {}, report, team,
+    )
+
+
+def train_listener_of(
+    trained: VAESpeech, inputs: Sequence[str], noise: Sequence[str], out: Path, recipe: ListenerRecipe | None = None, *, note: str = "",
+    licence: str = "", report: Report | None = None, left_out: Callable[[str], None] | None = None, team: Workers | None = None,
+) -> None:
+    """A trained VAE with a new listener, written to ``out``; an interrupted run goes on where it was.
+
+    Args:
+        trained: the VAE; it is not changed.
+        inputs: folders, files or patterns of clean speech of two speakers or more.
+        noise: the same of recorded noise, two files or more.
+        note, licence, report, left_out: as for :func:`ppse.recipe.train_prior`.
+        team: as in :func:`ppse.training.train`.
+
+    Raises:
+        AudioError: when data cannot be read, or ``out`` cannot be written.
+        WeightsError: when ``out`` is there already, or an unfinished training of other data or settings is.
+        ValueError: when there are fewer than two speakers or recordings of noise.
+    """
+    recipe = recipe or ListenerRecipe()
+    audio.check_writable(out)
+    files = audio.find(noise)
+    if len(files) < 2:
+        raise ValueError(f"listener: {len(files)} recordings of noise; expected two or more, so that some are held out")
+    held = files[:: max(2, round(1 / recipe.validation))]
+    speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, None, left_out)
+    recorded = [Speech(part, speech.stft) for part in (sorted(set(files) - set(held)), held)]
+    for reason in (reason for part in recorded for reason in part.left_out.values()):
+        if left_out:
+            left_out(reason)
+    card |= {"noise": f"simulated, and recordings: {', '.join(Path(i).name for i in noise)} ({sum(n.hours for n in recorded):.2f} hours)"}
+    if finished(out, card):
+        raise weights.WeightsError(ALREADY.format(out))
+    vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, "context": recipe.context}))
+    vae.encoder.load_state_dict(trained.encoder.state_dict())
+    vae.decoder.load_state_dict(trained.decoder.state_dict())
+    schedule = Schedule(recipe.epochs, recipe.learning_rate, 2e-5, patience=99, seed=recipe.seed, mixed=recipe.mixed)
+    train_listener(vae, (speech, recorded[0]), (others, recorded[1]), out, schedule, recipe.batch, recipe.frames, card, report, team)
+    if not team or team.rank == 0:
+        finish(vae, out)
