@@ -13,6 +13,7 @@ CHAINS = ["--chains", "2", "--warmup", "5", "--samples", "8"]
 
 # Example → tiny settings, and what it must print.
 TINY = {
+    "audiovisual.py": (["--epochs", "1", "--iterations", "4"], ["lips: SI-SDR", "lips believed where covered", "wrote chain.png"]),
     "choose_noise_model.py": ([*CHAINS, "--lead", "0.5"], ["elpd_loo", "NMF, rank 2: speech at SI-SDR"]),
     "compare_methods.py": (["--iterations", "2"], ["SVI: SI-SDR", "EM, MALA: SI-SDR"]),
     "full_bayes.py": (CHAINS, ["Not to be relied on", "codes: R-hat", "at knot 3"]),
