@@ -159,8 +159,5 @@ def _row_draw(prior: Dirichlet, name: str, path: Tensor) -> Tensor:
     """Rows of the transition, or the initial law, given a path (…, chains, T): their prior, and what is counted."""
     states = prior.event_shape[0]
     seen = torch.nn.functional.one_hot(path, states).to(prior.concentration.dtype)
-    if name.endswith("initial"):
-        counts = seen[..., :1, :]
-    else:
-        counts = (seen[..., :-1, :].mT @ seen[..., 1:, :]).unsqueeze(-3)
+    counts = seen[..., :1, :] if name.endswith("initial") else (seen[..., :-1, :].mT @ seen[..., 1:, :]).unsqueeze(-3)
     return Dirichlet(prior.concentration + counts).sample()
