@@ -18,11 +18,14 @@ TINY = {
     "compare_methods.py": (["--iterations", "2"], ["SVI: SI-SDR", "EM, MALA: SI-SDR"]),
     "full_bayes.py": (CHAINS, ["Not to be relied on", "codes: R-hat", "at knot 3"]),
     "heavy_tails.py": (["--iterations", "2", "--out", "."], ["Gaussian: SI-SDR", "alpha-stable: SI-SDR"]),
+    "inpainting.py": (["--iterations", "2", "--draws", "2", "--seconds", "1", "--out", "."], ["1 gaps of 60 ms", "a draw:", "standard deviation"]),
+    "known_silences.py": (["--iterations", "2"], ["1.1 s of 2.4 s are labelled", "without labels: SI-SDR", "with labels: SI-SDR"]),
     "listen_to_draws.py": (["--iterations", "2", "--draws", "2", "--out", "."], ["a draw", "deviation (dB) per half second"]),
     "new_noise_model.py": (["--iterations", "3"], ["SI-SDR"]),
     "two_noises.py": (["--iterations", "3"], ["machine", "SI-SDR"]),
 }
 SOUNDS = {
+    "inpainting.py": {"mean.wav", "draw.wav"},
     "heavy_tails.py": {"noisy.wav", "Gaussian.wav", "Student-t.wav", "alpha-stable.wav"},
     "listen_to_draws.py": {"mean.wav", "draw0.wav", "draw1.wav"},
 }
