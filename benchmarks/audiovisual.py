@@ -39,6 +39,9 @@ RATE = 16_000
 NEVER = 1e-30
 """A probability of nothing that has a logarithm."""
 SCORES = ("si_sdr", "sdr", "pesq_wb", "estoi")
+SEEN = ("clean", "corrupted")
+SYSTEMS = {"noisy": ("none",), "A-VAE": ("none",), "AV-VAE": SEEN, "MIX-VAE": SEEN, "SwVAE": SEEN}
+"""With the videos that they see."""
 KINDS: dict[str, Callable[[Lips], corruptions.Corruption]] = {
     "occluded": lambda _: corruptions.occluded, "noisy": lambda _: corruptions.noisy, "dropped": lambda _: corruptions.dropped,
     "swapped": corruptions.swapped, "frozen": lambda _: corruptions.frozen, "shuffled": lambda _: corruptions.shuffled,
@@ -133,7 +136,7 @@ def rows(args: argparse.Namespace, done: Iterable[dict[str, str]]) -> Iterable[d
     a_vae, av_vae = VAESpeech.pretrained(args.a_vae), AVVAESpeech.pretrained(args.av_vae)
     for snr in args.snrs:
         given = cases(args.clips, args.noise, args.count, snr, args.seed)
-        for name, video in [("noisy", "none"), ("A-VAE", "none"), *((s, v) for s in ("AV-VAE", "MIX-VAE", "SwVAE") for v in ("clean", "corrupted"))]:
+        for name, video in ((each, video) for each in args.systems for video in SYSTEMS[each]):
             if finished[f"{snr:g}", name, video] >= len(given):
                 continue
             estimates, factor, suspected = [case.noisy for case in given], 0.0, None
@@ -181,6 +184,7 @@ def main() -> None:
     parser.add_argument("--av-vae", default="av_vae")
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--snrs", type=float, nargs="+", default=[-5, 0, 5, 10, 15])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
