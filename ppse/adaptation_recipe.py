@@ -103,14 +103,18 @@ def adapt_prior(
 def taught(
     vae: VAESpeech, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Posterior means of speech and noise of every recording, (N,) each, by EM; those that lie in the folder already are read.
+    """Posterior means of speech and noise of every recording, (N,) each, by EM; those that lie in the folder already, of the same
+    prior, method and seed, are read.
 
     Random from the seed, the same whether interrupted or not.
     """
     model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
+    made_by = zlib.crc32(repr((method.name, method.all_iterations, seed)).encode())
+    for value in vae.state_dict().values():
+        made_by = zlib.crc32(value.cpu().numpy().tobytes(), made_by)
     speech = []
     for i, wave in enumerate(recordings.waves):
-        path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes()):08x}.wav"
+        path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav"
         if not path.is_file():
             result = enhance(wave, model, method, sample_rate=recordings.stft.sample_rate, seed=seed)
             audio.write(path, result.estimates["speech"][0], recordings.stft.sample_rate, "FLOAT")
