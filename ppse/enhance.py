@@ -244,18 +244,19 @@ def _enhance_channel(
             continue
         x = parts.stretch(first, last)
         whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
-        (whole.follow if followed else whole.start)(*side_by_side(x, observed, method.starts))
+        suited = method.suited(whole)  # what is given may switch, or tie the frames
+        (whole.follow if followed else whole.start)(*side_by_side(x, observed, suited.starts))
         followed = True
 
-        def note(iteration: int, _: float, i: int = i) -> None:
-            progress((i + (iteration + 1) / method.all_iterations) / len(stretches))
+        def note(iteration: int, _: float, i: int = i, total: int = suited.all_iterations) -> None:
+            progress((i + (iteration + 1) / total) / len(stretches))
 
-        inferred = resume(whole, x, method.suited(whole), observed, keep=keep, callback=note)  # what is given may switch
+        inferred = resume(whole, x, suited, observed, keep=keep, callback=note)
         acceptance = [float(info.acceptance.mean()) for info in inferred.info]
         result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
         if inferred.run is not None:
-            data = side_by_side(x, observed, method.starts)
-            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not method.priors))
+            data = side_by_side(x, observed, suited.starts)
+            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not suited.priors))
             model = copy.deepcopy(model)  # the run keeps the one of this window
         parts.add(first, fade(stretches, i), x, inferred.sources, inferred.source_draws)
     parts.write(result, channel)

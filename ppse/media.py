@@ -84,3 +84,11 @@ def write(
         video.write(path, source, samples, rate)
     else:
         audio.write(path, samples, rate, subtype)
+
+
+def pictures_of(path: str | os.PathLike[str]) -> Path | None:
+    """The video of a recording: itself, or one of the same name beside it; None where there is none."""
+    path = Path(path)
+    if is_video(path):
+        return path
+    return next((beside for suffix in video.CONTAINERS if (beside := path.with_suffix(suffix)).is_file()), None)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pyro
 import torch
 from pyro.distributions import Bernoulli
 from torch import Tensor
 
+from . import media
 from .given import Given, Stretch
 from .lips import Lips
+from .method import Method
 from .mixture import Mixture, Source
 from .models import AVVAESpeech, SwitchingSpeech
 from .models.av_vae import WatchedSpeech
 from .models.switching import STAY
+from .mouth import find_lips
+from .switching_vem import switching_vem
+from .video import VideoError
 
 BLIND = 1e-8
 """Probability of lips that cannot be relied on in a frame that is said to follow them: next to impossible, so that such frames are heard."""
@@ -78,3 +87,31 @@ def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, stay: float = 
         return Mixture(**sources).train(model.training)
 
     return knowledge
+
+
+def lips_of(recording: Path, seeing: AVVAESpeech, offset: float = 0.0, note: Callable[[str], None] | None = None) -> list[Given]:
+    """What the video of a recording shows, itself or the one beside it; nothing, with a note, where there is none or no mouth is found.
+
+    Args:
+        seeing, offset: as for :func:`watched`.
+        note: called with what the user should know.
+    """
+    say = note or (lambda _: None)
+    pictures = media.pictures_of(recording)
+    if pictures is None:
+        say(f"{recording}: no video, so only the prior of sound is used")
+        return []
+    try:
+        lips = find_lips(pictures, note=lambda text: say(f"{pictures}: {text}"))
+    except VideoError as error:
+        say(f"{error}; only the prior of sound is used")
+        return []
+    bad = 1 - lips.good.float().mean().item()
+    if bad > 0.5:
+        say(f"{pictures}: {bad:.0%} of the frames show no mouth to rely on; there the prior of sound is used")
+    return [watched(lips, seeing, offset)]
+
+
+def watching(method: Method) -> Method:
+    """The method for sound alone, in whose place variational EM runs where a speaker is seen."""
+    return replace(method, tied=switching_vem())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, cast
@@ -14,12 +16,14 @@ from .. import audio, batch, choices, evaluation, pcm, provenance
 from .. import demo as demonstration
 from ..console import INTERRUPTED, bar, complain, progress_bars, say
 from ..enhance import RANK, SPACING
-from ..given import labels_of
+from ..given import Given, labels_of
+from ..models import AVVAESpeech
 from ..streaming import Stream
+from ..watched import lips_of, watching
 
 
 def enhance(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or quoted patterns (wav, flac, ogg, mp3).", metavar="IN…")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or quoted patterns (wav, flac, ogg, mp3; video mp4, mov, mpg).", metavar="IN…")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; or a file, for one input file.")],
     method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
@@ -36,6 +40,8 @@ def enhance(
     draws: Annotated[int, typer.Option(min=0, help="Also write so many draws from the posterior of the speech, NAME.draw1.wav, …")] = 0,
     save_run: Annotated[str, typer.Option(metavar="RUN.nc", help="Also write the draws of the latents, for 'ppse diagnose'; 'auto': NAME.nc.")] = "",
     labels: Annotated[Path | None, typer.Option(help="Where there is only noise, or only speech: a file, or a folder of NAME.txt or .csv.")] = None,
+    lips: Annotated[str, typer.Option(help="Prior that watches the lips in a video: a shipped name, or a file of 'ppse train av-vae'.")] = "",
+    lips_offset: Annotated[float, typer.Option(help="Seconds by which the picture is late.")] = 0.0,
     results: Annotated[Path | None, typer.Option("--json", help="Write what became of every file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo what exists already.")] = False,
 ) -> None:
@@ -50,6 +56,10 @@ def enhance(
     others by its random numbers.
 
     `--labels` takes a label track of Audacity, or CSV of start and end in seconds; a label says "noise" (or nothing), or "clean".
+
+    Videos keep their pictures: `ppse enhance talk.mp4 -o better.mp4`; -o better.wav writes the sound alone. With `--lips` the speech
+    switches between `--prior` and one that watches the lips of the video, or of crops in a video of the same name beside the sound.
+    Where no mouth is seen, or without video, only the sound counts.
     """
     chosen = choices.method(method, chains)
     choices.check_device(device)
@@ -66,13 +76,19 @@ def enhance(
         raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
     if labels and not labels.is_dir() and len(tasks) > 1:
         raise typer.BadParameter(f"'{labels}' is one file for {len(tasks)} recordings; give a folder of label files", param_hint="--labels")
+    if lips and labels:
+        raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
+    given: Callable[[Path], list[Given]] | None = (lambda file: labels_of(file, labels)) if labels else None
+    if lips:
+        chosen = watching(chosen)
+        given = partial(lips_of, seeing=AVVAESpeech.pretrained(lips), offset=lips_offset, note=lambda text: complain(f"note: {text}"))
     for outcome in outcomes:
         complain(outcome.message)
     with progress_bars() as progress:
         files, now = progress.add_task("0 files done", total=len(tasks)), progress.add_task("", total=1.0)
         results_of_files = batch.enhance_files(
             tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras, size=batch_size,
-            given=(lambda file: labels_of(file, labels)) if labels else None,
+            given=given,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
         )
         try:
@@ -85,6 +101,7 @@ def enhance(
     outcomes += batch.left(tasks, outcomes)
     settings = {"method": method, "prior": prior, "noise": noise, "chains": chains, "seed": seed, "device": device, "batch": batch_size}
     settings |= {"labels": str(labels)} if labels else {}
+    settings |= {"lips": lips, "lips_offset": str(lips_offset)} if lips else {}
     settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if noise == "nmf" else {}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
