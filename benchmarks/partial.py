@@ -6,16 +6,18 @@
 CORPUS is what `ppse mix` made. The labels are the pauses of the clean speech: 0.1 s or more in which every 10 ms are 30 dB below its
 loud parts. "muted" is the enhancement without labels, set to zero where they say noise: what labels give without inference.
 
-SPEECH is a folder of clean speech, in which gaps of 40, 80 and 120 ms are cut out where it is loud. Told is the log-spectral distance (dB) in
-the frames whose centre lies in the gap, between what was there and the best guess of each frame: the mean log power under the law of
-what is lost. The laws are Gaussian (ppse.gaps), all with the same samples around the gap, and differ in the variances that they get: of
-the frames on both sides, interpolated in magnitude or in decibels; the mean of the prior, which hears nothing; or the posterior of the prior.
+SPEECH is a folder of clean speech, in which gaps of 40, 80 and 120 ms are cut out where there is speech (20 dB below its loud parts, or more).
+Told is the log-spectral distance (dB) in the frames whose centre lies in the gap, between what was there and the guess of each frame. Guesses
+are frames themselves, linear in magnitude or in decibels between the whole frames on both sides, or the mean of the prior, which hears
+nothing; and the mean log power when the lost samples follow the Gaussian law of ppse.gaps, with variances from such a line,
+from a line between the frames of which 30 % are left, as the posterior hears them, or from the posterior itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -31,7 +33,7 @@ from torch import Tensor
 import ppse
 from ppse import STFT, audio, inpainting, metrics
 from ppse.choices import METHODS
-from ppse.gaps import fill, touching
+from ppse.gaps import faded, fill, touching
 from ppse.given import labelled
 from ppse.labels import Label
 from ppse.mixture import Source
@@ -39,6 +41,9 @@ from ppse.models import CodePrior, VAESpeech
 from ppse.stft import level
 
 RATE = 16_000
+EXPECTED_LOG = math.exp(-0.5772)
+"""exp E[log P] of an exponential P of mean 1: log powers of a Gaussian lie so far below its variance."""
+
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
 LENGTHS = (0.04, 0.08, 0.12)
 CONTEXT = 0.3
@@ -111,10 +116,10 @@ def gaps(args: argparse.Namespace) -> list[str]:
     for number in random.permutation(len(files)):
         whole, margin = audio.read_mono(files[number]), round((CONTEXT + 0.2) * RATE)
         loud = np.convolve(whole**2, np.ones(640) / 640, "same")[margin:-margin]
-        if whole.size < 3 * margin or len(rows["posterior"][LENGTHS[0]]) == args.count:
+        if whole.size < 3 * margin or len(rows["posterior, filled"][LENGTHS[0]]) == args.count:
             continue
         for length in LENGTHS:
-            centre = margin + random.choice(np.flatnonzero(loud > 0.1 * np.quantile(loud, 0.95)))
+            centre = margin + random.choice(np.flatnonzero(loud > 1e-2 * np.quantile(loud, 0.95)))
             low = centre - round((CONTEXT + length / 2) * RATE)
             wave = torch.from_numpy(whole[low : low + round((2 * CONTEXT + length) * RATE)])
             start, end = round(CONTEXT * RATE), round((CONTEXT + length) * RATE)
@@ -122,24 +127,32 @@ def gaps(args: argparse.Namespace) -> list[str]:
             centres = torch.from_numpy(stft.centres(len(truth)) * RATE)
             inside, lost = (centres >= start) & (centres < end), touching(stft, len(truth), start, end)
             scale = level(truth[~lost])
-            first, last = int(lost.nonzero()[0]) - 1, int(lost.nonzero()[-1]) + 1
-            way = ((torch.arange(len(truth)) - first) / (last - first)).clamp(0, 1).unsqueeze(-1)
-            magnitudes, logs = truth.abs(), (truth.abs() + 1e-9).log()
-            given = {
-                "interpolated magnitudes": magnitudes[first].lerp(magnitudes[last], way).square(),
-                "interpolated decibels": (2 * logs[first].lerp(logs[last], way)).exp(),
-                "mean of the prior": mean_var.expand(truth.shape) * scale,
+            x, share = faded(wave, [(start, end)], stft)
+            line = _between(truth.abs(), ~lost).square()
+            found = {
+                "line of magnitudes": line,
+                "line of decibels": (2 * _between((truth.abs() + 1e-9).log(), ~lost)).exp(),
+                "mean of the prior": mean_var.expand(truth.shape) * scale * EXPECTED_LOG,
             }
+            given = {"line, filled": line, "line of what is left, filled": _between(x.abs(), share > inpainting.SHARE).square()}
+            found = {name: 10 * (power + 1e-12).log10() for name, power in found.items()}
             with poutine.seed(rng_seed=args.seed):
-                found = {name: guesses(wave, start, end, var + 1e-4 * scale, stft) for name, var in given.items()}
+                found |= {name: guesses(wave, start, end, var + 1e-4 * scale, stft) for name, var in given.items()}
             made = inpainting.inpaint(wave, [(start / RATE, end / RATE)], prior, seed=args.seed)
-            found["posterior"] = _decibels(stft.analysis(torch.from_numpy(made.draws[:, 0]))).mean(0)
+            found["posterior, filled"] = _decibels(stft.analysis(torch.from_numpy(made.draws[:, 0]))).mean(0)
             for name, guess in found.items():
                 rows[name][length].append(float((guess - _decibels(truth))[inside].square().mean(-1).sqrt().mean()))
-        print(f"{len(rows['posterior'][LENGTHS[0]])} files, {time.monotonic() - started:.0f} s", flush=True)
-    lines = [f"{len(rows['posterior'][LENGTHS[0]])} gaps of each length; mean log-spectral distance in the gap (dB).", ""]
+        print(f"{len(rows['posterior, filled'][LENGTHS[0]])} files, {time.monotonic() - started:.0f} s", flush=True)
+    lines = [f"{len(rows['posterior, filled'][LENGTHS[0]])} gaps of each length; mean log-spectral distance in the gap (dB).", ""]
     lines += ["| | " + " | ".join(f"{1000 * length:.0f} ms" for length in LENGTHS) + " |", "|---" * 4 + "|"]
     return lines + [f"| {name} | " + " | ".join(f"{np.mean(values):.2f}" for values in row.values()) + " |" for name, row in rows.items()]
+
+
+def _between(values: Tensor, known: Tensor) -> Tensor:
+    """Values (T, F) of the known frames, and a straight line from the last one before the gap to the first one after it."""
+    first, last = (~known).nonzero()[0] - 1, (~known).nonzero()[-1] + 1
+    way = ((torch.arange(len(values)) - first) / (last - first)).unsqueeze(-1)
+    return torch.where(known.unsqueeze(-1), values, values[first].lerp(values[last], way))
 
 
 def _decibels(x: Tensor) -> Tensor:

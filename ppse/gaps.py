@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .stft import STFT
 
 LONGEST = 0.25
 """Seconds of the longest gap: its covariance is a full matrix, and nothing around it tells of its middle."""
 
+FADE = 0.004
+"""Seconds in which samples fade out before a gap, and in after it."""
+
 
 def touching(stft: STFT, n_frames: int, start: int, end: int) -> Tensor:
     """Which frames of a waveform read the samples from start to end, (T,)."""
     first = torch.arange(n_frames) * stft.hop - (stft.n_fft - stft.hop)
     return (first < end) & (first + stft.n_fft > start)
+
+
+def faded(wave: Tensor, gaps: Sequence[tuple[int, int]], stft: STFT) -> tuple[Tensor, Tensor]:
+    """The STFT of what is left of a waveform, and how much of the power of every frame that is, (T, F) and (T,).
+
+    The samples fade out before a gap and in after it (:data:`FADE`), as an edge would spread over all frequencies; a frame of which
+    a part is left is raised to the level of a whole one.
+
+    Args:
+        wave: (N,); what it has in the gaps is not read.
+        gaps: (start, end) in samples.
+        stft: to make.
+    """
+    left = torch.ones_like(wave)
+    ramp = torch.sin(torch.linspace(0, math.pi / 2, int(FADE * stft.sample_rate) + 2, dtype=wave.dtype))[1:-1]
+    for start, end in gaps:
+        before, after = min(len(ramp), start), min(len(ramp), len(wave) - end)
+        left[start - before : start] *= ramp.flip(0)[len(ramp) - before :]
+        left[end : end + after] *= ramp[:after]
+        left[start:end] = 0
+    share = _power_in_frames(left, stft) / _power_in_frames(torch.ones_like(wave), stft)
+    x = stft.analysis(torch.where(left > 0, wave, torch.zeros_like(wave)) * left)
+    return x / share.clamp_min(torch.finfo(share.dtype).eps).sqrt().unsqueeze(-1), share
+
+
+def _power_in_frames(left: Tensor, stft: STFT) -> Tensor:
+    """Power (T,) of the frames of white noise under these gains."""
+    lead = stft.n_fft - stft.hop
+    total = (stft.n_frames(len(left)) - 1) * stft.hop + stft.n_fft
+    frames = pad(left.square(), (lead, total - lead - len(left))).unfold(-1, stft.n_fft, stft.hop)
+    return frames @ stft.window(left).square()
 
 
 def fill(wave: Tensor, start: int, end: int, var: Tensor, stft: STFT, draws: int = 0) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyro
@@ -19,17 +19,23 @@ from torch import Tensor
 
 from . import audio
 from .enhance import opened, prepared
-from .gaps import LONGEST, fill, touching
+from .gaps import LONGEST, faded, fill
 from .given import reusable
-from .guides import clean_guide
+from .guides import EncoderGuide, clean_guide
 from .inference import Keep, infer
-from .methods import Method, langevin_em
+from .methods import Method, hmc_em
 from .mixture import Mixture, Source
 from .models import CodePrior, PartiallyObserved
 from .stft import STFT, level
 
-CONTEXT = 0.4
+CONTEXT = 0.3
 """Seconds on either side of a gap from which it is inferred."""
+
+SHARE = 0.3
+"""A frame is observed, raised to its level, if more than this share of its power lies outside of the gaps."""
+
+SPREAD = 0.5
+"""Deviation of codes that nothing observed tells of, to which the first steps are scaled."""
 
 
 class Gap(NamedTuple):
@@ -71,10 +77,43 @@ class Inpainting:
         audio.write(path, samples, self.sample_rate, audio.unclipped(path, samples))
 
 
-def default_method(iterations: int = 40) -> Method:
-    """Langevin steps of two chains under the full posterior, from the encoder for clean speech; the latter half is kept."""
-    method = langevin_em(iterations, chains=2, likelihood_power=1.0, average=max(1, iterations // 2))
-    return replace(method, name="inpaint", guide=clean_guide)
+class BridgeGuide(EncoderGuide):
+    """An encoder guide whose means go straight from the observed frame before a gap to the one after it, with the deviation :data:`SPREAD`."""
+
+    def listen(self, x: Tensor, observed: Tensor | None = None) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
+        """As the method that it overrides; x is one recording, (T, F)."""
+        laws, noise = super().listen(x, observed)
+        if observed is None:
+            return laws, noise
+        known = observed.expand(x.shape).any(-1)
+        bridged = {}
+        for site, (mean, deviation) in laws.items():
+            if mean.shape[-2:-1] == known.shape:  # of the frames, and not of the whole utterance
+                deviation = torch.where(known.unsqueeze(-1), deviation, torch.full_like(deviation, SPREAD))
+                mean = _interpolated(mean, known)
+            bridged[site] = mean, deviation
+        return bridged, noise
+
+
+def bridge_guide(model: Mixture) -> EncoderGuide | None:
+    """The encoders for clean speech, bridging what is not observed; None when no source has one."""
+    guide = clean_guide(model)
+    return None if guide is None else BridgeGuide(dict(zip(guide.sites, guide.children(), strict=True)))
+
+
+def _interpolated(values: Tensor, known: Tensor) -> Tensor:
+    """Values (T, L) of the known frames, and between them linear ones; beyond the first and last known frame, theirs."""
+    at = known.nonzero().squeeze(-1).cpu().numpy()
+    place = torch.from_numpy(np.interp(np.arange(len(known)), at, np.arange(len(at)))).to(values)
+    before = place.long()
+    after = (before + 1).clamp_max(len(at) - 1)
+    return values[known][before].lerp(values[known][after], (place - before).unsqueeze(-1))
+
+
+def default_method(iterations: int = 30) -> Method:
+    """Hamiltonian Monte Carlo under the posterior itself, from the codes on either side of the gap; the latter half is kept."""
+    method = hmc_em(iterations, steps=5, settle=0, adapt=iterations // 2, average=max(1, iterations // 2))
+    return replace(method, name="inpaint", guide=bridge_guide)
 
 
 def inpaint(
@@ -83,8 +122,8 @@ def inpaint(
 ) -> Inpainting:
     """Fill lost stretches of a clean recording: packets that did not arrive, clicks that were cut out.
 
-    Speech is observed in the frames that no gap touches (:class:`ppse.models.PartiallyObserved`), its latents are inferred everywhere,
-    and given the variances that they decode to, the lost samples follow a Gaussian law (:func:`ppse.gaps.fill`).
+    Speech is observed in the frames of which enough is left (:class:`ppse.models.PartiallyObserved`, :func:`ppse.gaps.faded`), its latents
+    are inferred everywhere, and given the variances that they decode to, the lost samples follow a Gaussian law (:func:`ppse.gaps.fill`).
 
     Args:
         recording: as for :func:`ppse.enhance`.
@@ -137,7 +176,7 @@ def check_gaps(gaps: Sequence[Gap | tuple[float, float]], seconds: float, stft: 
             raise ValueError(f"inpaint: a gap from {gap.start:g} s to {gap.end:g} s in {seconds:g} s; expected start < end, within the recording")
         if gap.end - gap.start > LONGEST:
             length = gap.end - gap.start
-            raise ValueError(f"inpaint: a gap of {length:g} s at {gap.start:g} s; expected {LONGEST:g} s at most, so that what is around it tells of it")
+            raise ValueError(f"inpaint: a gap of {length:g} s at {gap.start:g} s; expected {LONGEST:g} s at most, as its surroundings tell of it")
     for before, after in zip(ordered, ordered[1:], strict=False):
         if after.start - before.end < apart:
             raise ValueError(
@@ -152,14 +191,12 @@ def _filled(
     """The waveform (N,), at the rate of the model, with one gap filled: by the mean, and by each draw."""
     low = max(0, int((gap.start - CONTEXT) * stft.sample_rate) // stft.hop * stft.hop)
     part = wave[low : int((gap.end + CONTEXT) * stft.sample_rate)]
-    x = stft.analysis(part)
-    lost = torch.zeros(len(x), dtype=torch.bool)
-    for other in gaps:
-        lost |= touching(stft, len(x), *(sample - low for sample in _samples(other, stft, len(wave))))
-    if lost.all():
-        raise ValueError(f"inpaint: no whole frame around the gap at {gap.start:g} s, so nothing is observed; expected more of the recording")
-    scale = level(x[~lost]).sqrt()
-    known = ~lost.unsqueeze(-1)
+    around = [tuple(min(max(sample - low, 0), len(part)) for sample in _samples(other, stft, len(wave))) for other in gaps]
+    x, share = faded(part, [(first, last) for first, last in around if first < last], stft)
+    known = (share > SHARE).unsqueeze(-1)
+    if not known.any():
+        raise ValueError(f"inpaint: no frame around the gap at {gap.start:g} s is left, so nothing is observed; expected more of the recording")
+    scale = level(x[known.squeeze(-1)]).sqrt()
     variances = _variances(prior, torch.where(known, x / scale, torch.zeros_like(x)), known, method, draws) * scale.square()
     start, end = _samples(gap, stft, len(wave))
     found = [fill(part, start - low, end - low, var, stft, 1) for var in variances]
@@ -191,8 +228,9 @@ def _variances(prior: Source, x: Tensor, known: Tensor, method: Method, count: i
     draws = {site: value.flatten(0, 1) for site, value in inferred.run.values.items()}
     total = len(next(iter(draws.values())))
     chosen = torch.linspace(0, total - 1, count).round().long()
+    fitted = cast(Mixture, inferred.graph)
+    plain = Mixture(speech=reusable(fitted.speech.source))  # known frames have a variance, too: of what is lost of them
     with torch.no_grad(), pyro.plate("draws", count, dim=-2):
-        laws: Any = poutine.condition(model, data={site: value[chosen] for site, value in draws.items()})
-        trace: Any = poutine.trace(laws).get_trace(x)
-    var: Tensor = trace.nodes["_RETURN"]["value"]["speech"].var
-    return var
+        laws = poutine.block(poutine.condition(plain, data={site: value[chosen] for site, value in draws.items()}))(x)
+    var: Tensor = laws["speech"].var
+    return var.expand(count, *x.shape)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppse.distributions import power_of
-from ppse.gaps import fill, touching
+from ppse.gaps import faded, fill, touching
 from ppse.stft import STFT
 
 SMALL = STFT(16, 4, 1000)
@@ -16,6 +16,22 @@ def test_frames_that_read_the_gap() -> None:
     wave = torch.zeros(100)
     wave[37:52] = 1.0
     assert torch.equal(touching(SMALL, SMALL.n_frames(100), 37, 52), SMALL.analysis(wave).abs().sum(-1) > 1e-6)
+
+
+def test_frames_of_which_a_part_is_left_have_the_level_of_whole_ones() -> None:
+    stft = STFT()
+    wave = torch.randn(30, 8000)
+    x, share = zip(*(faded(one, [(3000, 4500), (7900, 8000)], stft) for one in wave), strict=True)
+    hit = touching(stft, len(share[0]), 3000 - 64, 4500 + 64) | touching(stft, len(share[0]), 7900 - 64, 8000)
+    torch.testing.assert_close(share[0][~hit], torch.ones(int((~hit).sum())))
+    assert 0 <= share[0][hit].min() < share[0][hit].max() < 1
+    torch.testing.assert_close(torch.stack(x)[:, ~hit], stft.analysis(wave)[:, ~hit])
+    partly = hit & (share[0] > 0.1)
+    powers = torch.stack(x)[:, partly].abs().square().mean((0, 2)) / stft.analysis(wave)[:, partly].abs().square().mean((0, 2))
+    assert partly.sum() > 5 and (powers - 1).abs().max() < 0.2
+    spoilt = wave[0].clone()
+    spoilt[3000:4500], spoilt[7900:] = torch.nan, torch.nan
+    assert torch.equal(faded(spoilt, [(3000, 4500), (7900, 8000)], stft)[0], x[0])
 
 
 def test_mean_and_covariance_are_those_of_the_product_of_the_bins() -> None:
