@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.signal import correlate
 from torch import Tensor
 
 from . import audio
@@ -24,8 +23,11 @@ LeftOut = Callable[[str], None]
 MISALIGNED = 16
 """By how many samples (1 ms) the best match of clean and noisy may be off: in noise its place is not exact."""
 
-UNRELATED = 0.1
-"""Largest correlation below which clean speech is not what is in the recording; at -15 dB SNR it is 0.17."""
+UNRELATED = 20.0
+"""Height of the best match, in standard deviations of all places, below which clean speech is not what is in the recording.
+
+Of 40 mixtures at -5 to 10 dB SNR the lowest had 71, of clean speech with other recordings the highest 13.
+"""
 
 CLEAN_RANGE = 40.0
 """Range of the frame powers (5th to 95th percentile, dB) above which a recording has no noise to speak of.
@@ -188,16 +190,21 @@ def labelled(inputs: Iterable[str | os.PathLike[str]], stft: STFT, left_out: Lef
 def misalignment(clean: Tensor, noisy: Tensor, rate: int) -> str | None:
     """What is wrong with a pair of waveforms (N,); None when nothing is.
 
-    Their lengths differ; or their cross-correlation, after a first difference that takes the weight off the low frequencies, is
-    largest elsewhere than where they lie, by more than :data:`MISALIGNED`; or it is large nowhere (:data:`UNRELATED`).
+    Their lengths differ; or the peak of their cross-correlation, with all frequencies of the same weight, is elsewhere than where they lie,
+    by more than :data:`MISALIGNED`; or there is no peak (:data:`UNRELATED`).
+
+    References:
+        Knapp & Carter (1976), The generalized correlation method for estimation of time delay (phase transform).
     """
     if clean.shape != noisy.shape:
         return f"{len(noisy)} noisy and {len(clean)} clean samples; expected as many"
-    s, x = (np.diff(wave.numpy().astype(np.float64)) for wave in (clean, noisy))
-    correlation = correlate(x, s, method="fft") / max(1e-12, float(np.sqrt((s @ s) * (x @ x))))
-    lag = int(correlation.argmax()) - (len(s) - 1)
-    if correlation.max() < UNRELATED:
-        return f"the clean speech is not in the noisy recording (correlation {correlation.max():.2f} at most); expected a pair"
+    s, x = (torch.fft.rfft(wave, 2 * len(clean)) for wave in (clean, noisy))
+    cross = x * s.conj()
+    match = torch.fft.irfft(cross / cross.abs().clamp_min(1e-12))
+    height, best = float(match.max() / match.std()), int(match.argmax())
+    lag = best if best < len(clean) else best - len(match)
+    if height < UNRELATED:
+        return f"the clean speech is not in the noisy recording (best match {height:.0f} deviations above chance, expected {UNRELATED:.0f} or more)"
     if abs(lag) > MISALIGNED:
         return f"the noisy recording is {abs(lag)} samples ({abs(lag) / rate:.3f} s) {'behind' if lag > 0 else 'ahead of'} the clean one; align them"
     return None

@@ -1,0 +1,74 @@
+"""`ppse train semi`, from folders and manifests to weights that are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import ppse
+from ppse import Mixture, methods, weights
+from ppse.cli import app
+from ppse.models import NMFNoise, VAESpeech
+
+SMALL = ("--hidden", "6", "--latent", "2", "--context", "4", "--epochs", "1", "--batch", "1", "--frames", "16", "--validation", "0.4", "--inner", "1")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Two speakers; pairs of them, one with a file missing; noisy recordings, one of which is clean; one with labels, and one without."""
+    rng = np.random.default_rng(0)
+    time = np.arange(12_000) / 16_000
+    for folder in ("clean", "noisy", "field", "labels"):
+        (tmp_path / folder).mkdir()
+    entries = {}
+    for i in range(3):
+        voice = rng.standard_normal(time.size) * (np.sin(20 * time) > 0) + 1e-4 * rng.standard_normal(time.size)
+        noisy = voice + 0.3 * rng.standard_normal(time.size)
+        soundfile.write(tmp_path / "clean" / f"v{i}-0.wav", 0.1 * voice, 16_000, subtype="FLOAT")
+        soundfile.write(tmp_path / "noisy" / f"{i}.wav", 0.1 * noisy, 16_000, subtype="FLOAT")
+        soundfile.write(tmp_path / "field" / f"{i}.wav", 0.1 * (noisy if i else voice), 16_000, subtype="FLOAT")
+        soundfile.write(tmp_path / "labels" / f"{i}.wav", 0.1 * noisy, 16_000, subtype="FLOAT")
+        (tmp_path / "labels" / f"{i}.csv").write_text("0.0,0.3,noise\n")
+        entries[f"u{i}"] = {"clean_wav": f"clean/v{i}-0.wav", "noisy_wav": f"noisy/{i}.wav"}
+    entries["gone"] = {"clean_wav": "clean/gone.wav", "noisy_wav": "noisy/0.wav"}
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_kind_becomes_one_prior_that_enhances(corpus: Path) -> None:
+    out = corpus / "prior.safetensors"
+    kinds = ("--clean", str(corpus / "clean"), "--noisy", str(corpus / "field"), "--pairs", str(corpus / "manifest.json"))
+    command = ["train", "semi", *kinds, "--labels", str(corpus / "labels"), "-o", str(out), *SMALL]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "gone.wav" in result.output and "looks like clean speech" in result.output
+    assert all(kind in result.output for kind in ("simulated", "noisy", "pairs", "labels"))
+    card = weights.card(out)
+    assert card["finished"] and card["files"] == {"left_out": 2} and card["shares"]["noisy"] == 0.3
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1 and "is there already" in again.output.replace("\n", " ")
+    model = Mixture(speech=VAESpeech.pretrained(out), noise=NMFNoise(2))
+    estimate = ppse.enhance(corpus / "noisy" / "0.wav", model, methods.amortised()).estimates["speech"]
+    assert np.isfinite(estimate).all() and estimate.any()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (("--noisy", "field"), "nothing is observed"),
+        (("--clean", "clean", "--simulated-weight", "0"), "nothing is noisy"),
+        (("--pairs", "none.json"), "no readable manifest"),
+        ((), "nothing is observed"),
+    ],
+)
+def test_what_is_missing_is_told(corpus: Path, inputs: tuple[str, ...], message: str) -> None:
+    given = [str(corpus / part) if not part.startswith("--") and not part.isdigit() else part for part in inputs]
+    result = CliRunner().invoke(app, ["train", "semi", *given, "-o", str(corpus / "out.safetensors"), *SMALL])
+    assert result.exit_code == 1 and message in result.output.replace("\n", " ")
+    assert not (corpus / "out.safetensors").exists()
