@@ -21,8 +21,8 @@ class AVRecipe:
     Attributes:
         latent, hidden: sizes, as in :class:`ppse.models.VAESpeech`.
         heard_lips: whether lips tell encoder and decoder, too (AV-VAE), or the prior alone (V-VAE).
-        vae_epochs, epochs: of the VAE of sound, and of the audio-visual one around it.
-        learning_rate: of the latter at first.
+        vae_epochs, lips_epochs, epochs: of the VAE of sound; of the lips that tell the prior of its latents, around it; of all together.
+        lips_learning_rate, learning_rate: of the latter two, at first.
         batch, frames: stretches of speech per step of the latter, and their length.
         patience: as in :class:`ppse.recipe.Recipe`.
         validation: fraction of the data that is held out, by speaker if there are several, else by clip.
@@ -33,8 +33,10 @@ class AVRecipe:
     hidden: tuple[int, ...] = (256,)
     heard_lips: bool = True
     vae_epochs: int = 40
-    epochs: int = 12
-    learning_rate: float = 1e-3
+    lips_epochs: int = 6
+    epochs: int = 3
+    lips_learning_rate: float = 2e-3
+    learning_rate: float = 3e-4
     batch: int = 12
     frames: int = 60
     patience: int = 99
@@ -49,11 +51,12 @@ def train_av_prior(
     """Train an audio-visual prior and write it to ``out``; an interrupted run goes on where it was.
 
     First a VAE of the sound alone is trained, and stays in ``NAME.vae.safetensors``: of equal sizes and data, it is the expert to switch to
-    where the video cannot be relied on.
+    where the video cannot be relied on. Then the lips learn what to expect of its latents, ``NAME.lips.safetensors``, and then all networks
+    together what more there is to see.
 
     Args:
         inputs: folders, files or patterns of videos of faces, or of ready-made crops of mouths, with clean speech in them or beside them.
-        note, licence, report, reading, left_out: as in :func:`ppse.recipe.train_prior`; the stages are "vae" and "av".
+        note, licence, report, reading, left_out: as in :func:`ppse.recipe.train_prior`; the stages are "vae", "lips" and "av".
 
     Raises:
         AudioError: when data cannot be read, or ``out`` cannot be written.
@@ -72,20 +75,28 @@ def train_av_prior(
             left_out(reason)
     card = card_of(inputs, (speech, others), (len(clips) - len(reasons), len(reasons)), asdict(recipe), note, licence)
     card |= {"noise": "none", "lips": "88 x 88 grey, see ppse.mouth"}
-    first = out.with_suffix(".vae.safetensors")
-    done = [finished(path, card) for path in (first, out)]
-    if done[-1]:
+    first, second = out.with_suffix(".vae.safetensors"), out.with_suffix(".lips.safetensors")
+    done = {path: finished(path, card) for path in (first, second, out)}
+    if done[out]:
         raise weights.WeightsError(ALREADY.format(out))
-    vae = seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden))
+
+    def told(stage: str) -> Callable[[training.Epoch, list[training.Epoch]], None]:
+        return lambda _, log: report(stage, log) if report else None
+
     schedule = training.Schedule(recipe.vae_epochs, final_learning_rate=2e-5, patience=recipe.patience, seed=recipe.seed)
-    if done[0]:
+    vae = seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden))
+    if done[first]:
         vae.load_state_dict(weights.read(first)[0])
     else:
-        training.train(vae, speech, others, first, schedule, card=card, report=lambda _, log: report("vae", log) if report else None)
+        training.train(vae, speech, others, first, schedule, card=card, report=told("vae"))
         finish(vae, first)
-    watching = seeded(recipe.seed, lambda: AVVAESpeech.around(vae, heard_lips=recipe.heard_lips))
-    schedule = schedule._replace(epochs=recipe.epochs, learning_rate=recipe.learning_rate)
-    train_av(
-        watching, speech, others, out, schedule, recipe.batch, recipe.frames, card, lambda _, log: report("av", log) if report else None,
-    )
-    finish(watching, out)
+    seeing = seeded(recipe.seed, lambda: AVVAESpeech.around(vae, heard_lips=recipe.heard_lips))
+    if done[second]:
+        seeing.load_state_dict(weights.read(second)[0])
+    else:
+        schedule = schedule._replace(epochs=recipe.lips_epochs, learning_rate=recipe.lips_learning_rate, final_learning_rate=1e-4)
+        train_av(seeing, speech, others, second, schedule, recipe.batch, recipe.frames, card, told("lips"), lips_alone=True)
+        finish(seeing, second)
+    schedule = schedule._replace(epochs=recipe.epochs, learning_rate=recipe.learning_rate, final_learning_rate=2e-5)
+    train_av(seeing, speech, others, out, schedule, recipe.batch, recipe.frames, card, told("av"))
+    finish(seeing, out)

@@ -69,7 +69,8 @@ def test_the_loss_is_the_negative_elbo_and_foresight() -> None:
     speech = AVVAESpeech.around(vae, n_seen=5).eval()
     s, seen = floored(torch.randn(2, 1, 9, 33, dtype=torch.complex64)), torch.randn(2, 1, 9, 5)
     expected = negative_elbo(Mixture(speech=vae), EncoderGuide({"speech.z": vae.encoder}), s)
-    torch.testing.assert_close(av_loss(speech, s, speech.tell(seen)), expected)
+    for foresight in (0.0, 0.1):
+        torch.testing.assert_close(av_loss(speech, s, speech.tell(seen), foresight=foresight), expected)
     reconstruction = negative_elbo(Mixture(speech=vae), EncoderGuide({"speech.z": vae.encoder}), s, beta=0.0)
     torch.testing.assert_close(av_loss(speech, s, speech.tell(seen), beta=0.5), (expected + reconstruction) / 2)
 
@@ -87,6 +88,9 @@ def test_images_are_moved_not_mixed() -> None:
 def test_lips_come_to_tell_what_is_heard(tmp_path: Path) -> None:
     torch.manual_seed(0)
     speech = AVVAESpeech(33, 2, (16,), n_seen=8, reach=1)
+    decoder = [parameter.clone() for parameter in speech.decoder.parameters()]
+    train_av(speech, _clips(3)[0], _clips(2, seed=1)[0], tmp_path / "lips.safetensors", Schedule(1), batch=4, frames=30, lips_alone=True)
+    assert all(torch.equal(*pair) for pair in zip(decoder, speech.decoder.parameters(), strict=True))
     log = train_av(speech, _clips(6)[0], _clips(2, seed=1)[0], tmp_path / "av.safetensors", Schedule(14, 3e-3, seed=0), batch=8, frames=30)
     assert log[-1].validation < log[0].validation
     data, lips = _clips(4, seed=2)

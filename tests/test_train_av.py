@@ -15,7 +15,8 @@ from ppse.inference import infer
 from ppse.models import AVVAESpeech, NMFNoise, VAESpeech
 from ppse.mouth import find_lips
 
-SMALL = ("--hidden", "8", "--latent", "3", "--vae-epochs", "1", "--epochs", "1", "--batch", "2", "--frames", "20", "--validation", "0.34")
+SIZES = ("--hidden", "8", "--latent", "3", "--batch", "2", "--frames", "20", "--validation", "0.34")
+SMALL = (*SIZES, "--vae-epochs", "1", "--lips-epochs", "1", "--epochs", "1")
 
 
 @pytest.mark.slow

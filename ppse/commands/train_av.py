@@ -18,8 +18,10 @@ def av_vae(
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     heard_lips: Annotated[bool, typer.Option(help="Whether lips tell encoder and decoder, too, or the prior of the latents alone.")] = True,
     vae_epochs: Annotated[int, typer.Option(min=1, help="Of the VAE of sound, at most.")] = AVRecipe.vae_epochs,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the audio-visual one around it, at most.")] = AVRecipe.epochs,
-    learning_rate: Annotated[float, typer.Option(min=1e-6, help="Of the latter, at first.")] = AVRecipe.learning_rate,
+    lips_epochs: Annotated[int, typer.Option(min=1, help="Of the lips that tell the prior of its latents, at most.")] = AVRecipe.lips_epochs,
+    epochs: Annotated[int, typer.Option(min=1, help="Of all networks together, at most.")] = AVRecipe.epochs,
+    lips_learning_rate: Annotated[float, typer.Option(min=1e-6, help="Of the lips, at first.")] = AVRecipe.lips_learning_rate,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, help="Of all together, at first.")] = AVRecipe.learning_rate,
     latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = AVRecipe.latent,
     hidden: Annotated[list[int], typer.Option(min=1, help="Size of a hidden layer; repeat for more.")] = list(AVRecipe.hidden),  # noqa: B006  (typer copies it)
     batch: Annotated[int, typer.Option(min=1, help="Stretches of speech per step.")] = AVRecipe.batch,
@@ -35,13 +37,15 @@ def av_vae(
     Example: `ppse train av-vae grid/s1 -o av.safetensors`
 
     The sound of a video is the audio file of the same name beside it, or its own. First a VAE of the sound alone is trained and kept in
-    NAME.vae.safetensors, then the lips are added. What cannot be used is told and left out. An interrupted run goes on where it was.
+    NAME.vae.safetensors, then lips that tell the prior of its latents, in NAME.lips.safetensors, then all together. What cannot be used is
+    told and left out. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     recipe = AVRecipe(
-        latent, tuple(hidden), heard_lips, vae_epochs, epochs, learning_rate, batch, frames, patience, validation, seed,
+        latent, tuple(hidden), heard_lips, vae_epochs, lips_epochs, epochs, lips_learning_rate, learning_rate, batch, frames, patience,
+        validation, seed,
     )
-    limits = {"vae": vae_epochs, "av": epochs}
+    limits = {"vae": vae_epochs, "lips": lips_epochs, "av": epochs}
     with progress_bars() as progress:
         bars = {stage: bar(progress, stage) for stage in limits}
 
