@@ -86,8 +86,8 @@ def cells(s: Settings) -> Iterator[Cell]:
             yield Cell("semi", fraction, 1.0, seed)
             if fraction:
                 yield Cell("supervised", fraction, 0.0, seed)
-        for amount in s.amounts[:-1]:
-            yield Cell("semi", 0.05, amount, seed)
+            if fraction == s.fractions[0]:
+                yield from (Cell("semi", fraction, amount, seed) for amount in s.amounts[:-1])
 
 
 class Data(NamedTuple):
