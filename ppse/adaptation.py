@@ -152,7 +152,8 @@ def adapt(
 
     def loss(data: Unlabelled, generator: torch.Generator, phase: Phase) -> Tensor:
         if data.speech is None or data.noise is None or settings.part == "decoder":
-            value = heard_bound(vae, data.noisy.stretches(count, frames, generator), phase.beta)
+            # What is heard is the noise: a listener that is trained says more of it than EM on a short stretch finds.
+            value = heard_bound(vae, data.noisy.stretches(count, frames, generator), phase.beta, inner=0)
         else:
             value = heard_loss(vae, encoder, *remixed(data.speech, data.noise, count, frames, generator), phase.beta)
         drift = torch.stack([(p - origin).square().sum() for p, origin in zip(parameters, first, strict=True)]).sum()

@@ -7,9 +7,9 @@ from typing import cast
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
+from .elbo import negative_elbo
 from .guides import EncoderGuide, starting_guide
 from .infer import TARGET_ACCEPTANCE, EStep, Expectation, hmc, log_density, mcmc_e_step
 from .infer.density import CHAINS_DIM
@@ -78,7 +78,9 @@ def adapt_em(
     Args:
         tune: of the iterations; a third of them where there are fewer than three times as many.
         learning_rate: of Adam, in logits and latent units.
-        steps, step_size, chains, temperature, average: as for :func:`ppse.methods.hmc_em`.
+        temperature: of the joint density, as for :func:`ppse.methods.hmc_em`, and the weight of the KL divergence in the ELBO, which
+            makes the encoder approximate a posterior as flat in the data.
+        steps, step_size, chains, average: as for :func:`ppse.methods.hmc_em`.
 
     Raises:
         ValueError: when the model has no encoder for noisy speech (when inference starts), or a number is out of its range.
@@ -89,14 +91,14 @@ def adapt_em(
         hear(problem)
         guide = corrected(problem)
         parameters = [p for module in guide.children() if isinstance(module, Corrected) for p in module.parameters()]
-        optimiser, elbo = torch.optim.Adam(parameters, lr=learning_rate), Trace_ELBO()
+        optimiser = torch.optim.Adam(parameters, lr=learning_rate)
         sampling: EStep | None = None
 
         def step(iteration: int) -> Expectation:
             nonlocal sampling
             if iteration < tune:
                 with torch.enable_grad():
-                    loss = elbo.differentiable_loss(problem.graph, guide, *problem.args)
+                    loss = negative_elbo(problem.graph, guide, *problem.args, beta=temperature)
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     parameter.grad = gradient  # not backward(): the parameters of the noise would collect gradients, too
                 optimiser.step()

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from .adaptive import adapt_em
 from .guides import mean_field, starting_guide
 from .infer import (
     TARGET_ACCEPTANCE,
@@ -36,8 +37,8 @@ from .switching_vem import switching_vem
 from .warm_start import hear
 
 __all__ = [
-    "ALL", "Method", "Problem", "amortised", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em", "malaem_published",
-    "mcem", "mhem_published", "peem", "svi_em", "switching_gibbs", "switching_vem", "vem",
+    "ALL", "Method", "Problem", "adapt_em", "amortised", "default", "fast", "full_bayes", "hmc_em", "langevin_em", "ld_em", "mala_em",
+    "malaem_published", "mcem", "mhem_published", "peem", "svi_em", "switching_gibbs", "switching_vem", "vem",
 ]
 
 START_SPREAD = 0.1
@@ -209,5 +210,7 @@ def _one_chain(drawn: Tensor, target: LogDensity, site: str) -> Tensor:
     return drawn.narrow(target.chains_dim(site), -1, 1)
 
 
-ALL: tuple[Callable[..., Method], ...] = (default, fast, amortised, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes)
+ALL: tuple[Callable[..., Method], ...] = (
+    default, fast, amortised, mcem, ld_em, mala_em, vem, peem, hmc_em, langevin_em, svi_em, full_bayes, adapt_em,
+)
 """The methods that commands and benchmarks offer, by their function names."""
