@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .video import Picture
+from .video import Picture, VideoError
 
 if TYPE_CHECKING:
     from cv2 import CascadeClassifier
@@ -57,11 +57,13 @@ def follow(pictures: Iterable[Picture]) -> Track:
 
     A face is found by the frontal cascade that OpenCV ships (Viola and Jones, 2001). Once it is lost for longer than
     :data:`LOOK_AROUND`, the choice is made anew.
-    """
-    import cv2
-    from cv2.data import haarcascades
 
-    cascade = cv2.CascadeClassifier(f"{haarcascades}haarcascade_frontalface_alt2.xml")
+    Raises:
+        VideoError: when OpenCV is not installed, or is of a version without cascades.
+    """
+    cascade = _cascade()
+    import cv2  # once it is known to be there
+
     followed: Face | None = None
     seen = looked = -np.inf
     usual = np.nan
@@ -86,6 +88,20 @@ def follow(pictures: Iterable[Picture]) -> Track:
         places.append([value / scale for value in found] if found else [np.nan] * 3)
         times.append(time)
     return Track(np.array(places).reshape(-1, 3), np.array(times), others)
+
+
+def _cascade() -> CascadeClassifier:
+    try:
+        import cv2
+        from cv2.data import haarcascades
+
+        cascade = cv2.CascadeClassifier(f"{haarcascades}haarcascade_frontalface_alt2.xml")
+        missing = cascade.empty()
+    except (ImportError, AttributeError):  # OpenCV 5 has no such class
+        missing = True
+    if missing:
+        raise VideoError("faces are found by a cascade of OpenCV 4, which is missing; install ppse[av], or give crops of the mouth, 88 x 88 pixels")
+    return cascade
 
 
 def _search_near(cascade: CascadeClassifier, small: NDArray[Any], face: Face, usual: float) -> list[Face]:

@@ -67,8 +67,7 @@ def pictures(path: str | os.PathLike[str]) -> Iterator[Picture]:
                 time = frame.time
                 if time is None or time <= last:
                     continue
-                last = time
-                start = time if start is None else start
+                last, start = time, time if start is None else start
                 grey = np.rot90(frame.to_ndarray(format="gray"), frame.rotation // 90)
                 yield Picture(time - start, np.ascontiguousarray(grey))
         if last == -np.inf:
@@ -81,9 +80,9 @@ def sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     Raises:
         VideoError: when the file is missing, no video, or without sound.
     """
-    from av.audio.resampler import AudioResampler
-
     with _opened(path) as container:
+        from av.audio.resampler import AudioResampler  # which is there, as it opened the file
+
         _video_stream(container, path)
         if not container.streams.audio:
             raise VideoError(f"{path}: a video without sound; there is nothing to enhance")
@@ -109,10 +108,11 @@ def write(path: str | os.PathLike[str], source: str | os.PathLike[str], samples:
     Raises:
         VideoError: when the source cannot be read, or the output not be written.
     """
-    import av
-
-    check_type(path)
+    if not is_video(path):
+        raise VideoError(f"{path}: '{Path(path).suffix}' is no type of video that can be written; use {', '.join(CONTAINERS)}")
     with _opened(source) as container:
+        import av  # which is there, as it opened the source
+
         pictures_of = _video_stream(container, source)
 
         def fill(file: IO[bytes]) -> None:
@@ -125,12 +125,6 @@ def write(path: str | os.PathLike[str], source: str | os.PathLike[str], samples:
             raise VideoError(
                 f"{path}: cannot be written ({error}); check the folder and the free space, or write the sound alone, to a .wav file"
             ) from error
-
-
-def check_type(path: str | os.PathLike[str]) -> None:
-    """Refuse a file to be written whose suffix names no type of video. Raises VideoError."""
-    if not is_video(path):
-        raise VideoError(f"{path}: '{Path(path).suffix}' is no type of video that can be written; use {', '.join(CONTAINERS)}")
 
 
 def _mux(output: OutputContainer, source: InputContainer, stream: VideoStream, samples: NDArray[np.floating], rate: int) -> None:
@@ -207,8 +201,7 @@ def _sound_packets(output: OutputContainer, samples: NDArray[np.floating], rate:
 
 def _due(packet: Packet) -> float:
     """When a packet is to be in the file, in seconds."""
-    time = packet.dts if packet.dts is not None else packet.pts
-    return float((time or 0) * (packet.time_base or 0))
+    return float((packet.dts or packet.pts or 0) * (packet.time_base or 0))
 
 
 def _start(stream: AudioStream | VideoStream) -> float:
@@ -230,10 +223,10 @@ def _video_stream(container: InputContainer, path: str | os.PathLike[str]) -> Vi
     """The first video stream that is no cover picture."""
     from av.stream import Disposition
 
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not streams:
-        raise VideoError(f"{path}: a file without moving pictures; give sound alone as {', '.join(audio.SUFFIXES)}")
-    return streams[0]
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise VideoError(f"{path}: a file without moving pictures; give sound alone as {', '.join(audio.SUFFIXES)}")
 
 
 @contextmanager

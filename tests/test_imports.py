@@ -70,6 +70,7 @@ def test_the_core_knows_no_audio_files(part: str) -> None:
 def test_importing_the_package_sets_local_parameters_and_draws_nothing() -> None:
     code = (
         "import torch, pyro; a = torch.random.get_rng_state(); import ppse, ppse.infer; "
-        "assert torch.equal(a, torch.random.get_rng_state()); assert pyro.settings.get('module_local_params')"
+        "assert torch.equal(a, torch.random.get_rng_state()); assert pyro.settings.get('module_local_params'); "
+        "import sys; assert not {'av', 'cv2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,6 @@
 """The mouth is found where it is, in a real face that moves, vanishes, blurs or has company. The portrait comes with matplotlib."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +159,9 @@ def test_what_has_no_face_or_is_no_video_is_refused(make_clip: Callable[..., Pat
     ):
         with pytest.raises(ValueError, match=message):
             find_lips(frames, rate=rate)
+
+
+def test_without_opencv_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(VideoError, match=r"install ppse\[av\]"):
+        find_lips(np.zeros((2, 120, 160), np.uint8), rate=25)

@@ -1,5 +1,6 @@
 """Video files: frames at their times, sound in time with them, and what is refused."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +145,11 @@ def test_outputs_that_cannot_be_written_leave_nothing(make_clip: Clip, tmp_path:
     with pytest.raises(VideoError, match="3 channels"):
         video.write(tmp_path / "new.mp4", source, np.zeros((3, 1000), np.float32), 16_000)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_without_pyav_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match=r"install ppse\[av\]"):
+        video.sound(tmp_path / "clip.mp4")
+    with pytest.raises(VideoError, match=r"install ppse\[av\]"):
+        video.write(tmp_path / "new.mp4", tmp_path / "clip.mp4", _click(16_000, 0.5), 16_000)
