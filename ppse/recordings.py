@@ -108,7 +108,7 @@ def unlabelled(inputs: Iterable[str | os.PathLike[str]], stft: STFT, left_out: L
     """Noisy recordings that nobody labelled, of files and folders.
 
     Left out are files that cannot be read, are silent, or look like clean speech: those with pauses as quiet as only clean
-    speech has them (:data:`CLEAN_RANGE`), and copies of ``clean`` files.
+    speech has them (:data:`CLEAN_RANGE`), and those that are among the ``clean`` files.
 
     Raises:
         AudioError: when there is no audio, or none is left.
