@@ -56,8 +56,10 @@ from ppse.models import (
     FrameGain,
     HarmonicSpeech,
     HeardNoise,
+    HeardSpeech,
     HeavyTailed,
     KnownSilence,
+    MixtureSpeech,
     NMFNoise,
     NMFSpeech,
     PartiallyObserved,
@@ -66,11 +68,13 @@ from ppse.models import (
     SRNNSpeech,
     StationaryNoise,
     STORNSpeech,
+    SwitchingSpeech,
     VAESpeech,
     VRNNSpeech,
 )
 from ppse.models.recurrent import Layers
 from ppse.priors import Graph, parameters_of, weak_priors
+from ppse.switching import collapsed
 
 T, F, L = 6, 9, 2
 CHAINS, DRAWS = 2, 5
@@ -109,8 +113,12 @@ MODELS: dict[str, Callable[[], Mixture]] = {
     "SRNNSpeech": lambda: with_noise(SRNNSpeech(F, L, memory=Layers(3), reader=Layers(3))),
     "DSAESpeech": lambda: with_noise(DSAESpeech(F, L, 2, (4,), reader=Layers(3), past=Layers(3))),
     "FrameGain(VAESpeech)": lambda: with_noise(FrameGain(vae())),
+    "HeardSpeech(VAESpeech)": lambda: with_noise(HeardSpeech(vae(), vae())),
     "KnownSilence(VAESpeech)": lambda: with_noise(KnownSilence(vae(), SILENT)),
     "PartiallyObserved(VAESpeech)": lambda: with_noise(PartiallyObserved(vae(), torch.zeros(T, F, dtype=torch.complex128), SILENT.unsqueeze(-1))),
+    "SwitchingSpeech": lambda: with_noise(SwitchingSpeech([vae(), vae()], learn=True)),
+    "SwitchingSpeech, one with memory": lambda: with_noise(SwitchingSpeech([vae(), RVAESpeech(F, L, 3)], learn=True)),
+    "MixtureSpeech": lambda: with_noise(MixtureSpeech([vae(), vae()])),
     "NMFSpeech": lambda: with_noise(NMFSpeech(torch.rand(F, 2), torch.ones(2), torch.ones(2))),
     "HarmonicSpeech": lambda: with_noise(HarmonicSpeech(torch.zeros(3), torch.ones(3), F)),
     "StationaryNoise": lambda: with_speech(noise=StationaryNoise()),
@@ -143,9 +151,10 @@ def em(make: Callable[..., methods.Method], model: Mixture, x: Tensor) -> None:
 
 
 def graph(model: Mixture, x: Tensor, bayesian: bool) -> Graph:
-    """A model started on x; its parameters are fixed there, or latent."""
+    """A model started on x; its parameters are fixed there, or latent. Regimes are summed out."""
     model.start(x)
-    return with_priors(model, weak_priors(model, x), x) if bayesian else model
+    whole = with_priors(model, weak_priors(model, x), x) if bayesian else model
+    return collapsed(whole) if any(isinstance(module, SwitchingSpeech) for module in model.modules()) else whole
 
 
 def kernel(make: Callable[[LogDensity], Kernel], bayesian: bool, model: Mixture, x: Tensor) -> None:

@@ -15,8 +15,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..mixture import Mixture, Source, utterances
-from ..models import CodePrior, FrameGain, HeardNoise, KnownSilence, PartiallyObserved, SwitchingSpeech, VAESpeech
+from ..models import CodePrior, FrameGain, HeardNoise, HeardSpeech, KnownSilence, PartiallyObserved, SwitchingSpeech, VAESpeech
 from ..models.encoders import CleanedEncoder, NoisyEncoder
+from ..models.heard_speech import heard_by
 
 
 @runtime_checkable
@@ -103,9 +104,7 @@ def starting_guide(model: Mixture) -> EncoderGuide | None:
     ears = next((source.ears for source in model.sources.values() if isinstance(source, HeardNoise)), None)
 
     def hearing(source: Encoded, encoder: nn.Module) -> nn.Module:
-        own = source.noisy_encoder if encoder is source.encoder else None
-        if ears is not None:
-            own = ears.noisy_encoder if own is not None and _same(source.encoder, ears.encoder) else None
+        own = source.noisy_encoder if encoder is source.encoder and (ears is None or isinstance(source, HeardSpeech)) else None
         return own or _cleaned(source, encoder, ears or _ears()) or encoder
 
     return _guide(model, hearing)
@@ -139,21 +138,13 @@ def _unwrapped(sources: Mapping[str, Source]) -> Iterator[tuple[str, Source]]:
 
 @functools.cache
 def _ears() -> VAESpeech:
-    """The shipped VAE, read once. Who moves it takes a copy."""
-    return VAESpeech.pretrained()
+    """The shipped VAE, read once, and as if its networks had not been drawn before. Who moves it takes a copy."""
+    with torch.random.fork_rng():
+        return VAESpeech.pretrained()
 
 
-def _same(network: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks have the same weights."""
-    ours, theirs = network.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(ours[key].shape == theirs[key].shape and bool((ours[key] == theirs[key]).all()) for key in ours)
-
-
-def _cleaned(source: Encoded, encoder: nn.Module, ears: VAESpeech) -> CleanedEncoder | None:
-    vae, weight = copy.deepcopy(ears), next(encoder.parameters())
-    if source.n_freqs != vae.n_freqs or vae.noisy_encoder is None:
-        return None
-    return CleanedEncoder(vae.noisy_encoder, vae.decoder, encoder).to(weight.device, weight.dtype)
+def _cleaned(source: Encoded, encoder: nn.Module, ears: VAESpeech) -> nn.Module | None:
+    return heard_by(copy.deepcopy(ears), encoder, source.n_freqs) if source.n_freqs == ears.n_freqs and ears.noisy_encoder else None
 
 
 def _of_utterance(encoder: nn.Module | None) -> bool:

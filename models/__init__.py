@@ -10,6 +10,7 @@ from .gain import FrameGain
 from .gamma_chain import GammaChain, SmoothNMFNoise
 from .harmonic import HarmonicSpeech
 from .heard import HeardNoise
+from .heard_speech import HeardSpeech
 from .heavy_tailed import HeavyTailed
 from .markov_chain import MarkovChain
 from .nmf import NMFNoise, learn_dictionary
@@ -26,7 +27,7 @@ from .vrnn import VRNNSpeech
 
 __all__ = [
     "ARNoise", "AVVAESpeech", "AlphaStable", "Autoregressive", "AutoregressiveVAESpeech", "CodeChain", "CodePrior", "DKFSpeech", "DSAESpeech",
-    "FrameGain", "GammaChain", "HarmonicSpeech", "HeardNoise", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain", "MixtureSpeech", "NMFNoise",
-    "NMFSpeech", "PartiallyObserved", "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise", "SwitchingSpeech",
-    "VAESpeech", "VRNNSpeech", "learn_dictionary",
+    "FrameGain", "GammaChain", "HarmonicSpeech", "HeardNoise", "HeardSpeech", "HeavyTailed", "KnownSilence", "LinearChain", "MarkovChain",
+    "MixtureSpeech", "NMFNoise", "NMFSpeech", "PartiallyObserved", "RVAESpeech", "SRNNSpeech", "STORNSpeech", "SmoothNMFNoise", "StationaryNoise",
+    "SwitchingSpeech", "VAESpeech", "VRNNSpeech", "learn_dictionary",
 ]

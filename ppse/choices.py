@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import typer
@@ -15,6 +16,7 @@ from .models import (
     DKFSpeech,
     DSAESpeech,
     HeardNoise,
+    HeardSpeech,
     NMFNoise,
     RVAESpeech,
     SRNNSpeech,
@@ -24,6 +26,7 @@ from .models import (
     VRNNSpeech,
 )
 from .models.dynamical import DynamicalVAE
+from .models.heard_speech import WithEncoder
 from .models.recurrent import Layers
 from .weights import load_any
 
@@ -68,7 +71,8 @@ AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
     """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary", or "heard".
 
-    What is heard is by the listener of the prior, or where it has none, of the shipped :data:`EARS`.
+    With the latter, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or
+    where it has none, the shipped :data:`EARS`.
 
     Raises:
         BadParameter: when there is no such noise model, or it has no rank or spacing.
@@ -82,7 +86,7 @@ def model(prior: str, noise: str, rank: int | None = None, spacing: int | None =
     speech = load_any(PRIORS, prior)
     if noise == "heard":
         ears = speech if isinstance(speech, VAESpeech) and speech.listener is not None else VAESpeech.pretrained(EARS)
-        return Mixture(speech=speech, noise=HeardNoise(ears))
+        return Mixture(speech=HeardSpeech(cast(WithEncoder, speech), ears), noise=HeardNoise(ears))
     return Mixture(speech=speech, noise=NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise())
 
 
