@@ -54,7 +54,7 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
         raise ValueError(f"plot_enhancement: channel {channel}; the recording has channels 0 to {count - 1}")
     panels = {"noisy": result.noisy[channel]}
     panels |= {"enhanced" if name == "speech" else name: wave[channel] for name, wave in result.estimates.items()}
-    spectra = {name: _spectrogram(wave, result) for name, wave in panels.items()}
+    spectra = {name: spectrogram(wave, result) for name, wave in panels.items()}
     top = 10 * np.ceil(np.quantile(spectra["noisy"], 0.9995) / 10) if panels["noisy"].any() else 0.0
     shown = "speech" if "speech" in result.estimates else next(iter(result.estimates), "")
     if shown in result.std:
@@ -161,7 +161,7 @@ def _level(wave: np.ndarray, length: int, hop: int) -> np.ndarray:
     return decibel((sums[ends] - sums[starts]) / (ends - starts))
 
 
-def _spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
+def spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
     """Power in dB, (columns, F), at the rate of the model; a stretch at a time, so that an hour needs little memory."""
     stft = result.stft
     resampled = torch.from_numpy(audio.resample(wave, result.sample_rate, stft.sample_rate))

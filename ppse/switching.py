@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .distributions import ComplexNormal
 from .infer import EStep, Expectation, Position
+from .infer.density import is_latent
 from .infer.discrete import Smoothed, filtered, forward_backward, sample_path
 from .mixture import Mixture
 from .models import MarkovChain, SwitchingSpeech
@@ -55,6 +56,11 @@ class Regimes(NamedTuple):
     def prefix(self) -> str:
         """What the names of the sites of the source that switches begin with, e.g. "speech."."""
         return self.site.removesuffix("regime")
+
+    @property
+    def latents(self) -> list[str]:
+        """Sites that are continuous and were not given."""
+        return [name for name, site in self.trace.nodes.items() if is_latent(site) and name != self.site]
 
     def expert(self, site: str) -> int | None:
         """The number of the expert that a site belongs to; None when to none."""
@@ -229,7 +235,9 @@ def complete(e_step: Callable[[Problem], EStep]) -> Callable[[Problem], EStep]:
     def build(problem: Problem) -> EStep:
         hold_chain(problem.model)
         found = {name: value for name, value in problem.found.items() if not name.endswith("regime")}
-        inner = e_step(problem._replace(graph=collapsed(problem.graph), found=found))
+        with torch.no_grad():
+            nothing = not regimes(problem.graph, problem.args, {}).latents
+        inner = (lambda _: Expectation({})) if nothing else e_step(problem._replace(graph=collapsed(problem.graph), found=found))
 
         def step(iteration: int) -> Expectation:
             expectation = inner(iteration)

@@ -14,7 +14,7 @@ from .guides import starting_guide
 from .infer import TARGET_ACCEPTANCE, EStep, Expectation, Info, Kernel, LogDensity, Position, StepSizeAdapter, hmc, log_density
 from .infer.discrete import Smoothed, forward_backward, sample_path
 from .method import Method, Problem
-from .switching import fit_chain, hold_chain, regimes, row_priors
+from .switching import complete, fit_chain, hold_chain, regimes, row_priors
 from .switching_vem import VariationalPosterior
 
 MakeKernel = Callable[[LogDensity, float | Tensor], Kernel]
@@ -118,6 +118,8 @@ def switching_gibbs(
     def e_step(problem: Problem) -> EStep:
         hold_chain(problem.model)
         posterior = VariationalPosterior(problem, max(2, chains))
+        if not posterior.sites:  # nothing but regimes is unknown, and these are drawn from their posterior itself
+            return complete(lambda _: lambda _: Expectation({}))(problem)
         sampler: RegimeGibbs | None = None
         adapter = StepSizeAdapter(step_size, TARGET_ACCEPTANCE["hmc"])
         current: float | Tensor = step_size
@@ -125,8 +127,8 @@ def switching_gibbs(
         def step(iteration: int) -> Expectation:
             nonlocal sampler, current
             if iteration < settle:
-                posterior.climb(2)
-                beliefs = posterior.beliefs()
+                posterior.climb(1)
+                beliefs = posterior.beliefs(climb=True)
                 posterior.refit_chain(beliefs.chain)
                 return Expectation(posterior.handed_on(beliefs))
             if sampler is None:

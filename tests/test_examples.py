@@ -13,6 +13,7 @@ CHAINS = ["--chains", "2", "--warmup", "5", "--samples", "8"]
 
 # Example → tiny settings, and what it must print.
 TINY = {
+    "adapt.py": (["--epochs", "1", "--iterations", "2"], ["adapting to the room", "shipped, adapt_em", "adapted to the room, hmc_em"]),
     "audiovisual.py": (["--epochs", "1", "--iterations", "4"], ["lips: SI-SDR", "lips believed where covered", "wrote chain.png"]),
     "choose_noise_model.py": ([*CHAINS, "--lead", "0.5"], ["elpd_loo", "NMF, rank 2: speech at SI-SDR"]),
     "compare_methods.py": (["--iterations", "2"], ["SVI: SI-SDR", "EM, MALA: SI-SDR"]),
@@ -22,6 +23,8 @@ TINY = {
     "known_silences.py": (["--iterations", "2"], ["1.1 s of 2.4 s are labelled", "without labels: SI-SDR", "with labels: SI-SDR"]),
     "listen_to_draws.py": (["--iterations", "2", "--draws", "2", "--out", "."], ["a draw", "deviation (dB) per half second"]),
     "new_noise_model.py": (["--iterations", "3"], ["SI-SDR"]),
+    "switch_two_priors.py": (["--iterations", "3", "--plot", "regimes.png"], ["speech with probability", "wrote regimes.png"]),
+    "three_regimes.py": (["--frames", "60", "--iterations", "4"], ["frames whose regime is found", "after silence"]),
     "two_noises.py": (["--iterations", "3"], ["machine", "SI-SDR"]),
 }
 SOUNDS = {

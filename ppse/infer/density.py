@@ -11,6 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import Constraint
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import Transform
 
@@ -55,7 +56,7 @@ class LogDensity:
         self._event_dims: dict[str, int] = {}
         for name, site in trace.nodes.items():
             if is_latent(site):
-                transform = biject_to(site["fn"].support)
+                transform = _transform(name, site["fn"].support)
                 value = transform.inv(site["value"].detach())
                 self.transforms[name] = transform
                 self._start[name] = value
@@ -249,6 +250,16 @@ def log_density(
 def is_latent(site: dict[str, Any]) -> bool:
     """Whether a site of a trace is a random variable that was not observed."""
     return is_random(site) and not site["is_observed"]
+
+
+def _transform(name: str, support: Constraint) -> Transform:
+    """The map from unconstrained space to a support."""
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:  # what PyTorch raises for a support that no map from the real numbers reaches
+        raise ValueError(
+            f"log_density: the latent '{name}' is not continuous; sum it out (ppse.switching.collapsed does so for regimes), or condition on it"
+        ) from error
 
 
 def by_dim(plates: Mapping[str, int], depth: int) -> tuple[str, ...]:
