@@ -197,7 +197,7 @@ def _filled(
     if not known.any():
         raise ValueError(f"inpaint: no frame around the gap at {gap.start:g} s is left, so nothing is observed; expected more of the recording")
     scale = level(x[known.squeeze(-1)]).sqrt()
-    variances = _variances(prior, torch.where(known, x / scale, torch.zeros_like(x)), known, method, draws) * scale.square()
+    variances = variances_given(prior, torch.where(known, x / scale, torch.zeros_like(x)), known, method, draws) * scale.square()
     start, end = _samples(gap, stft, len(wave))
     found = [fill(part, start - low, end - low, var, stft, 1) for var in variances]
 
@@ -219,7 +219,7 @@ def _zeroed(wave: NDArray[np.float32], gaps: Sequence[Gap], rate: int) -> NDArra
     return wave
 
 
-def _variances(prior: Source, x: Tensor, known: Tensor, method: Method, count: int) -> Tensor:
+def variances_given(prior: Source, x: Tensor, known: Tensor, method: Method, count: int) -> Tensor:
     """Variances of speech under draws of its latents, (count, T, F), given the frames (T, F) that are known."""
     model = Mixture(speech=PartiallyObserved(reusable(copy.deepcopy(prior)), x, known))
     inferred = infer(model, x, method, known.expand(x.shape), keep=Keep(run=True))

@@ -1,0 +1,93 @@
+"""Bandwidth extension: the upper band of clean narrow-band speech, inferred under a prior of speech from the lower one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyro.poutine as poutine
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import audio
+from .enhance import opened, prepared
+from .given import reusable
+from .guides import clean_guide
+from .inpainting import variances_given
+from .methods import Method, hmc_em
+from .mixture import Mixture, Source
+from .models import VAESpeech
+from .stft import level
+
+
+@dataclass
+class Extension:
+    """Result of :func:`extend`.
+
+    Attributes:
+        sample_rate: that of the prior, in Hz.
+        draws: the recording with its upper band drawn from the posterior, (draws, channels, N). The mean of that band is 0, as nothing tells
+            of its phases.
+        std: posterior standard deviation in the STFT domain, (channels, T, F), at the level of the recording: 0 in the band that is known.
+    """
+
+    sample_rate: int
+    draws: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def save(self, path: str | os.PathLike[str], draw: int = 0) -> None:
+        """Write a draw to an audio file, atomically.
+
+        Raises:
+            AudioError: when the file cannot be written.
+        """
+        audio.write(path, self.draws[draw], self.sample_rate, audio.unclipped(path, self.draws[draw]))
+
+
+def extend(
+    recording: str | os.PathLike[str] | NDArray[Any] | Tensor, cutoff: float | None = None, prior: Source | None = None, method: Method | None = None,
+    *, sample_rate: int = 16_000, draws: int = 4, seed: int | None = 0,
+) -> Extension:
+    """Give clean narrow-band speech an upper band: speech is known below the cut-off, its latents are inferred from that, and decode to all of it.
+
+    Args:
+        recording: as for :func:`ppse.enhance`.
+        cutoff: Hz up to which the recording has sound; 95 % of its Nyquist frequency unless given.
+        prior: ``VAESpeech.pretrained()`` unless given.
+        method: Hamiltonian Monte Carlo under the posterior itself unless given.
+        sample_rate: of samples, in Hz.
+        draws: how many.
+        seed: as for :func:`ppse.enhance`.
+
+    Raises:
+        AudioError: when the recording cannot be used.
+        ValueError: when the cut-off leaves nothing to know, or nothing to infer; or there are no draws.
+    """
+    samples, sample_rate = opened(recording, sample_rate)
+    prior = prior or VAESpeech.pretrained()
+    stft = prepared(Mixture(speech=reusable(copy.deepcopy(prior))), None, 0)[2]
+    cutoff = 0.95 * sample_rate / 2 if cutoff is None else cutoff
+    known = torch.from_numpy(stft.frequencies < cutoff)
+    if not known.any() or known.all():
+        raise ValueError(f"extend: cutoff={cutoff:g} Hz; expected one above 0 and below {stft.sample_rate / 2:g} Hz, where the prior ends")
+    if draws < 1:
+        raise ValueError(f"extend: draws={draws}; expected 1 or more")
+    method = method or replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
+    waves = torch.from_numpy(np.stack([audio.resample(wave, sample_rate, stft.sample_rate) for wave in samples]))
+    drawn, deviations = [], []
+    for wave in waves:
+        x = stft.analysis(wave) * known
+        scale = level(x).sqrt()
+        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+            var = variances_given(prior, x / scale, known, method, draws) * scale.square() * ~known
+            # White noise, shaped: overlapping bins that were drawn each by itself would cancel in part.
+            noise = stft.analysis(torch.randn(draws, wave.numel())) * math.sqrt(stft.n_fft / stft.hop)
+            drawn.append(stft.synthesis(x + var.sqrt() * noise, wave.numel()))
+        deviations.append(var.mean(0).sqrt())
+    return Extension(stft.sample_rate, torch.stack(drawn, 1).numpy(), torch.stack(deviations).numpy())

@@ -1,0 +1,59 @@
+"""The upper band of narrow-band speech: drawn with the power that the lower band tells of, which itself stays."""
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ppse import ComplexNormal, audio, methods
+from ppse.extension import extend
+from ppse.mixture import Frames
+from ppse.models import VAESpeech
+from ppse.stft import STFT
+
+
+def _noise(rate: int, seconds: float = 0.5) -> NDArray[np.float32]:
+    return (0.1 * np.random.default_rng(0).standard_normal((2, round(seconds * rate)))).astype(np.float32)
+
+
+def _hiss(frames: Frames) -> ComplexNormal:
+    """White noise whose level every frame draws anew."""
+    with frames:
+        level = pyro.sample("level", dist.LogNormal(torch.zeros(1), 0.5).to_event(1))
+    return ComplexNormal(0j, level.expand(*level.shape[:-1], 513))
+
+
+def test_white_noise_goes_on_above_the_cutoff_with_its_level() -> None:
+    wave = _noise(8000) * np.array([[1.0], [0.1]], np.float32)
+    result = extend(wave, prior=_hiss, method=methods.hmc_em(40, settle=0, adapt=30, average=10), sample_rate=8000, draws=3)
+    stft = STFT()
+    assert result.sample_rate == 16_000 and result.draws.shape == (3, 2, 8000) and result.std.shape == (2, stft.n_frames(8000), 513)
+    powers = stft.analysis(torch.from_numpy(result.draws)).abs().square()[..., 5:-5, :]
+    low, high = powers[..., 10:230].mean((0, -1, -2)), powers[..., 280:].mean((0, -1, -2))
+    assert (high / low - 1).abs().max() < 0.15
+    assert (result.std[..., :240] == 0).all() and (result.std[..., 250:] > 0).all()
+    truth, found = (stft.analysis(torch.from_numpy(w))[5:-5, :230] for w in (audio.resample(wave[0], 8000, 16_000), result.draws[0, 0]))
+    assert (truth - found).abs().square().mean() < 1e-3 * truth.abs().square().mean()
+
+
+def test_same_seed_same_result_with_a_vae(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae, method, state = VAESpeech(513, 2, (4,)), methods.hmc_em(3), torch.random.get_rng_state()
+    first, second = (extend(_noise(16_000)[0], 3000.0, vae, method, draws=2) for _ in range(2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    np.testing.assert_array_equal(first.draws, second.draws)
+    assert not np.array_equal(first.draws[0], first.draws[1])
+    first.save(tmp_path / "wide.wav", draw=1)
+    np.testing.assert_allclose(audio.read(tmp_path / "wide.wav")[0], first.draws[1], atol=1e-4)
+
+
+def test_bad_input_is_refused() -> None:
+    for cutoff in (0.0, 8001.0):
+        with pytest.raises(ValueError, match="expected one above 0 and below 8000 Hz"):
+            extend(_noise(16_000), cutoff)
+    with pytest.raises(ValueError, match="draws=0"):
+        extend(_noise(8000), sample_rate=8000, draws=0)
