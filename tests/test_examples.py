@@ -20,7 +20,7 @@ TINY = {
     "full_bayes.py": (CHAINS, ["Not to be relied on", "codes: R-hat", "at knot 3"]),
     "heavy_tails.py": (["--iterations", "2", "--out", "."], ["Gaussian: SI-SDR", "alpha-stable: SI-SDR"]),
     "inpainting.py": (["--iterations", "2", "--draws", "2", "--seconds", "1", "--out", "."], ["1 gaps of 60 ms", "a draw:", "standard deviation"]),
-    "known_silences.py": (["--iterations", "2"], ["1.1 s of 2.4 s are labelled", "without labels: SI-SDR", "with labels: SI-SDR"]),
+    "known_silences.py": (["--iterations", "2"], ["0.9 s of 2.4 s are labelled", "without labels: SI-SDR", "with labels: SI-SDR"]),
     "listen_to_draws.py": (["--iterations", "2", "--draws", "2", "--out", "."], ["a draw", "deviation (dB) per half second"]),
     "new_noise_model.py": (["--iterations", "3"], ["SI-SDR"]),
     "switch_two_priors.py": (["--iterations", "3", "--plot", "regimes.png"], ["speech with probability", "wrote regimes.png"]),
