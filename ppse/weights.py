@@ -117,13 +117,17 @@ def halve(path: str | os.PathLike[str]) -> None:
 
 def load_any(classes: Sequence[type[M]], name: str | os.PathLike[str]) -> M:
     """The frozen model in a weights file, of that one of the classes which the file names; as :func:`load`."""
-    path = _located(name)
-    named = read(path)[1].get("class")
+    path, named = _located(name), held(name)
     for cls in classes:
         if cls.__name__ == named:
             return load(cls, path)
     known = ", ".join(cls.__name__ for cls in classes)
     raise WeightsError(f"{path}: holds {named or 'no model of this package'}, expected one of {known}; give the weights of one of these")
+
+
+def held(name: str | os.PathLike[str]) -> str:
+    """Name of the class that a weights file holds; empty where it tells none. Raises WeightsError when it cannot be read."""
+    return read(_located(name))[1].get("class", "")
 
 
 def card(name: str | os.PathLike[str]) -> dict[str, Any]:

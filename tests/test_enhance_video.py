@@ -114,3 +114,9 @@ def test_lips_that_are_not_shipped_are_refused(tmp_path: Path, ppse: Command, pr
     assert code == 1 and "none.safetensors" in out
     code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", *priors[:2], "--lips", tmp_path / "heard.safetensors")
     assert code == 1 and "AVVAESpeech" in out
+
+
+def test_a_prior_that_watches_goes_with_one_that_hears(tmp_path: Path, ppse: Command, priors: list[str]) -> None:
+    audio.write(tmp_path / "b.wav", WAVE, 16_000)
+    code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", "--prior", priors[3])
+    assert code == 0 and "seen.safetensors watches lips" in out and "b.wav: no video, so only the prior of sound is used" in out

@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 import typer
 
-from .. import audio, batch, choices, evaluation, pcm, provenance
+from .. import audio, batch, choices, evaluation, pcm, provenance, weights
 from .. import demo as demonstration
 from ..console import INTERRUPTED, bar, complain, progress_bars, say
 from ..enhance import RANK, SPACING
@@ -65,6 +65,9 @@ def enhance(
     choices.check_device(device)
     if results:
         audio.check_writable(results)
+    if not lips and weights.held(prior) == AVVAESpeech.__name__:
+        lips, prior = prior, "vae"
+        complain(f"note: {lips} watches lips; what is heard alone follows the prior '{prior}'. To choose both: --prior … --lips {lips}")
     model = choices.model(prior, noise, rank, spacing)
     if save_run not in ("", "auto") and Path(save_run).suffix != ".nc":
         raise typer.BadParameter(f"'{save_run}' should end in .nc, or be 'auto' for a file beside every output", param_hint="--save-run")
