@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import adapt, corpora, enhance, study, train, train_av, train_listener, train_semi
+from .commands import adapt, corpora, enhance, inpaint, study, train, train_av, train_listener, train_semi
 from .console import Commands
 
 
@@ -42,6 +42,7 @@ training.command()(train_listener.listener)
 
 app.command()(enhance.enhance)
 app.command()(enhance.stream)
+app.command()(inpaint.inpaint)
 app.add_typer(training, name="train")
 app.command()(adapt.adapt)
 app.command()(train.import_dvae)

@@ -8,8 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from ppse import ComplexNormal, Mixture, audio
+from ppse.cli import app
 from ppse.inpainting import SPREAD, bridge_guide, default_method, inpaint
 from ppse.mixture import Frames
 from ppse.models import CodeChain, CodePrior, FrameGain, NMFNoise, VAESpeech
@@ -107,3 +109,16 @@ def test_nothing_to_infer_from_is_refused() -> None:
         inpaint(_noise(), [(0.5, 0.52)], NMFNoise(2), default_method(2))
     with pytest.raises(ValueError, match="draws=1"):
         inpaint(_noise(), [(0.5, 0.52)], _tiny(), draws=1)
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path: Path) -> None:
+    wave = _noise()
+    audio.write(tmp_path / "in.wav", wave, RATE, subtype="FLOAT")
+    (tmp_path / "gaps.csv").write_text("start,end\n0.5,0.53\n")
+    command = ["inpaint", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--gaps", str(tmp_path / "gaps.csv"), "--draws", "2"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0 and "1 gaps filled" in run.output
+    filled = audio.read(tmp_path / "out.wav")[0][0]
+    assert np.abs(filled - wave)[:8000].max() < 1e-4 < np.abs(filled - wave)[8000:8480].max()
+    assert CliRunner().invoke(app, [*command[:3], str(tmp_path / "in.wav"), *command[4:]]).exit_code == 2
