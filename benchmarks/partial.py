@@ -144,6 +144,7 @@ def gaps(args: argparse.Namespace) -> list[str]:
                 rows[name][length].append(float((guess - _decibels(truth))[inside].square().mean(-1).sqrt().mean()))
         print(f"{len(rows['posterior, filled'][LENGTHS[0]])} files, {time.monotonic() - started:.0f} s", flush=True)
     lines = [f"{len(rows['posterior, filled'][LENGTHS[0]])} gaps of each length; mean log-spectral distance in the gap (dB).", ""]
+    rows = {name: rows[name] for name in sorted(rows, key=lambda name: name.startswith("posterior"))}
     lines += ["| | " + " | ".join(f"{1000 * length:.0f} ms" for length in LENGTHS) + " |", "|---" * 4 + "|"]
     return lines + [f"| {name} | " + " | ".join(f"{np.mean(values):.2f}" for values in row.values()) + " |" for name, row in rows.items()]
 
