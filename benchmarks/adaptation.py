@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Adaptation().epochs)
     parser.add_argument("--learning-rate", type=float, default=Adaptation().learning_rate)
     parser.add_argument("--part", choices=("encoder", "decoder"), default="encoder")
-    parser.add_argument("--bound", action="store_true", help="learn from the bound of the recordings alone")
+    parser.add_argument("--self-taught", action="store_true", help="learn from what EM makes of the recordings, mixed anew")
     parser.add_argument("--force", action="store_true", help="judge the adapted prior even where held-out recordings say that it is worse")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def main() -> None:
         settings = Adaptation(asked.part, epochs=asked.epochs, learning_rate=asked.learning_rate)
         progress = Progress(epoch=lambda epoch, _: print(f"{epoch.epoch + 1}: {epoch.sentence}", flush=True), left_out=print)
         verdict = adapt_prior(
-            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, self_taught=not asked.bound, force=asked.force, progress=progress,
+            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, self_taught=asked.self_taught, force=asked.force, progress=progress,
         )
         print(verdict.sentence, flush=True)
     results = {method: {which: scores(prior, judge, method) for which, prior in (("before", asked.prior), ("after", str(adapted)))}

@@ -1,8 +1,8 @@
 """Adaptation of a trained prior to unlabelled noisy recordings of a new domain.
 
-Three ways to learn from them (:data:`OBJECTIVES`), and one way to decide whether it was worth it: the bound on log p(x) of recordings that
-were held out, with the noise fitted to each (:func:`noisy_bound`). What does not raise it is not kept. The weights are anchored to
-where they started.
+Two ways to learn from them, the bound on log p(x) and what EM makes of them, and one way to decide whether it
+was worth it: the bound of recordings that were held out, with the noise fitted to each (:func:`noisy_bound`). The weights are anchored to where they started. What this is
+worth, and what it is not, is in docs/adaptation.md.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Verdict(NamedTuple):
 
     @property
     def helped(self) -> bool:
-        """Whether the mean gain is above zero."""
-        return self.gain > 0
+        """Whether the mean gain is above zero, and all but a tenth of the recordings gained: one that gains much tells little of others."""
+        better = sum(b > a for a, b in zip(self.before, self.after, strict=True))
+        return self.gain > 0 and better >= 0.9 * len(self.before)
 
     @property
     def sentence(self) -> str:

@@ -41,7 +41,7 @@ class Progress(NamedTuple):
 
 
 def adapt_prior(
-    prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, self_taught: bool = True, force: bool = False,
+    prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, self_taught: bool = False, force: bool = False,
     method: Method | None = None, progress: Progress | None = None,
 ) -> Verdict:
     """Adapt a prior to unlabelled noisy recordings and write it to ``out``; an interrupted run goes on where it was.
@@ -51,7 +51,7 @@ def adapt_prior(
     Args:
         prior: a shipped name or a weights file of a :class:`ppse.models.VAESpeech` with a noisy encoder.
         inputs: files, folders or patterns of one domain. A quarter, chosen by the seed, is held out.
-        self_taught: learn from what EM makes of the recordings; else from the bound alone.
+        self_taught: learn from what EM makes of the recordings, mixed anew; else from the bound of the recordings.
         force: write it even if it did not help.
         method: of the EM, :func:`ppse.methods.fast` unless given.
         progress: whom to tell.
@@ -60,7 +60,7 @@ def adapt_prior(
         the verdict, which is in the model card of ``out``, too.
 
     Raises:
-        Worse: when the bound of the held-out recordings did not rise. Nothing is written then.
+        Worse: when the bound of the held-out recordings did not rise (:attr:`Verdict.helped`). Nothing is written then.
         AudioError: when recordings cannot be read, fewer than two can be used, or ``out`` cannot be written.
         WeightsError: when the prior cannot be read, ``out`` is there already, or an unfinished run is of other recordings or settings.
         ValueError: when the prior has no noisy encoder.

@@ -112,7 +112,8 @@ def test_without_a_noisy_encoder_nothing_is_adapted(tmp_path: Path) -> None:
 
 
 def test_verdict() -> None:
-    assert Verdict([1.0, 2.0], [1.5, 1.9]).helped
+    assert Verdict([1.0, 2.0], [1.5, 2.1]).helped
+    assert not Verdict([1.0, 2.0], [1.5, 1.9]).helped  # one gains, one loses
     assert not Verdict([1.0, 2.0], [1.5, 1.5]).helped
     assert Verdict([1.0, 2.0], [1.5, 1.4]).sentence.startswith("did not help: bound of held-out recordings 1.5000 → 1.4500")
 
@@ -179,10 +180,10 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
 
     arguments = folder / "off.safetensors", [str(folder / "noisy")]
     with pytest.raises(KeyboardInterrupt):
-        adapt_prior(*arguments, folder / "a.safetensors", QUICK, method=EM, progress=Progress(epoch=interrupted))
+        adapt_prior(*arguments, folder / "a.safetensors", QUICK, self_taught=True, method=EM, progress=Progress(epoch=interrupted))
     assert (folder / "a.adapting" / "best.safetensors").exists() and not (folder / "a.safetensors").exists()
-    resumed = adapt_prior(*arguments, folder / "a.safetensors", QUICK, method=replace(EM, e_step=never))
-    assert resumed == adapt_prior(*arguments, folder / "b.safetensors", QUICK, method=EM)
+    resumed = adapt_prior(*arguments, folder / "a.safetensors", QUICK, self_taught=True, method=replace(EM, e_step=never))
+    assert resumed == adapt_prior(*arguments, folder / "b.safetensors", QUICK, self_taught=True, method=EM)
 
 
 def test_bad_input(folder: Path) -> None:

@@ -62,3 +62,16 @@ def test_resynthesis(tmp_path: Path) -> None:
     assert [name for name, *_ in rows] == ["vae", "rvae"]
     vae, rvae = ([float(cell) for cell in cells.split("|")] for *_, cells in rows)
     assert all(a < b for a, b in zip(vae[:3], rvae[:3], strict=True)) and rvae[3] < vae[3]  # memory pays: scores rise, the loss falls
+
+
+@pytest.mark.slow
+def test_adaptation(tmp_path: Path) -> None:
+    settings = ["--epochs", "1", "--methods", "amortised", "--force", "--out", "here"]
+    command = [sys.executable, str(SPEED.with_name("adaptation.py")), *settings]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^(helped|did not help): bound of held-out recordings", run.stdout, re.MULTILINE)
+    (row,) = re.findall(r"^\| amortised \| (.*) \|$", run.stdout, re.MULTILINE)
+    before, after, gain = row.split(" | ")[:3]
+    assert float(after) - float(before) == pytest.approx(float(gain.split()[0]), abs=0.02)
+    assert (tmp_path / "here" / "adapted.safetensors").is_file() and (tmp_path / "here" / "scores.json").is_file()

@@ -20,7 +20,7 @@ def adapt(
     inputs: Annotated[list[str], typer.Argument(help="Folders of noisy recordings of one domain.", metavar="NOISY…")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     decoder: Annotated[bool, typer.Option("--decoder", help="Adapt what speech is like, instead of how it is heard in noise.")] = False,
-    bound: Annotated[bool, typer.Option("--bound", help="Learn from the bound of the recordings alone, not from what EM makes of them.")] = False,
+    self_taught: Annotated[bool, typer.Option("--self-taught", help="Learn from what EM makes of the recordings, mixed anew.")] = False,
     anchor: Annotated[float, typer.Option(min=0.0, help="How strongly the weights are held where they are.")] = Adaptation().anchor,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-7, help="At first.")] = Adaptation().learning_rate,
@@ -47,5 +47,5 @@ def adapt(
             plots.plot_training(log, out.with_suffix(".png"))
 
         told = Progress(bar(progress, "listen"), report, lambda reason: complain_left_out([reason]))
-        verdict = adapt_prior(prior, inputs, out, settings, self_taught=not bound, force=force, progress=told)
+        verdict = adapt_prior(prior, inputs, out, settings, self_taught=self_taught, force=force, progress=told)
     say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} …")
