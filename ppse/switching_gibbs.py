@@ -48,7 +48,7 @@ class RegimeGibbs:
         self.proposals = proposals or {}
         with torch.no_grad():
             found = regimes(problem.graph, problem.args, start or {}, chains)
-            self._held: Position = {name: law.mean for name, law in row_priors(found).items()}
+            self._held: Position = {name: (start or {}).get(name, law.mean) for name, law in row_priors(found).items()}
             self._held[found.site] = sample_path(*found.numbers)
         self.target = log_density(self._given, *problem.args, chains=chains, temperature=temperature)
         self._free = "frames" in self.target.block

@@ -119,10 +119,11 @@ class VariationalPosterior:
         return beliefs.draws | self._as_chains() | {beliefs.found.site: path}
 
     def as_start(self) -> tuple[Position, dict[str, Distribution]]:
-        """Values of the latents for a Markov chain to start at, and the laws r(z | m), by site."""
+        """Values of all latents but the regimes for a Markov chain to start at, and the laws r(z | m), by site. Random."""
         with torch.no_grad(), poutine.block():
             nodes = poutine.trace(self.guide).get_trace(*self.problem.args).nodes
-        return {name: nodes[name]["value"] for name in self.sites}, {name: nodes[name]["fn"] for name in self.sites}
+        values = {name: nodes[name]["value"] for name in self.sites}
+        return values | self._means, {name: nodes[name]["fn"] for name in self.sites}
 
     def _ascend(self, weights: Tensor) -> None:
         gradients = torch.autograd.grad(-weights.sum(), self._parameters)

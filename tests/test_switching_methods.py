@@ -218,7 +218,7 @@ def test_rows_with_a_dirichlet_prior_are_drawn_from_their_posterior(make: object
     x, path = _recording(300)
     model = _model(dist.Dirichlet(torch.ones(2)))
     torch.manual_seed(0)
-    result = infer(model, x, make(16), keep=Keep(run=True))  # type: ignore[operator]  # of methods
+    result = infer(model, x, make(30), keep=Keep(run=True))  # type: ignore[operator]  # of methods
     assert result.run is not None
     rows = result.run.values["speech.transition"]
     assert rows.shape[2:] == (1, 2, 2) and (rows.sum(-1) - 1).abs().max() < 1e-6 and float(rows.std(0).mean()) > 1e-3
