@@ -1,8 +1,8 @@
 """Adaptation of a trained prior to unlabelled noisy recordings of a new domain.
 
-Two ways to learn from them, the bound on log p(x) and what EM makes of them, and one way to decide whether it
-was worth it: the bound of recordings that were held out, with the noise fitted to each (:func:`noisy_bound`). The weights are anchored to where they started. What this is
-worth, and what it is not, is in docs/adaptation.md.
+Two ways to learn from them, the bound on log p(x) and what EM makes of them, and one way to decide whether it was worth it: the bound of
+recordings that were held out, with the noise fitted to each (:func:`noisy_bound`). The weights are anchored to where they started. What
+this is worth, and what it is not, is in docs/adaptation.md.
 """
 
 from __future__ import annotations
