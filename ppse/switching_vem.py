@@ -184,8 +184,8 @@ def switching_vem(
         steps, learning_rate: of Adam, per iteration.
         draws: of z, per gradient and M-step.
         average: over how many of the last iterations the sources are averaged.
-        factored: r(s | m) and an M-step on E|x - s|^2, as published. Otherwise the speech is integrated out given z and m, which
-            gives a tighter bound and, for the same work, a better estimate (docs/switching.md).
+        factored: r(s | m) and an M-step on E|x - s|^2, as published. Otherwise the speech is integrated out given z and m: a tighter
+            bound. Which sounds better differs from recording to recording (docs/switching.md).
 
     References:
         Sadeghi & Alameda-Pineda (2021), Switching variational auto-encoders for noise-agnostic audio-visual speech enhancement.
