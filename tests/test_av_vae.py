@@ -184,3 +184,19 @@ def test_what_cannot_be_is_refused() -> None:
         Mixture(speech=alone)(_x(21))
     with pytest.raises(ValueError, match="inferred in one window"):
         alone.follow(x)
+
+
+def test_the_shipped_priors_are_of_equal_sizes_and_the_lips_say_something() -> None:
+    sound, seeing = VAESpeech.pretrained("a_vae"), AVVAESpeech.pretrained()
+    for network in ("encoder", "decoder"):
+        ours, theirs = (getattr(prior, network).state_dict() for prior in (sound, seeing))
+        assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    still, moving = torch.full((10, 88, 88), 0.5), torch.rand(10, 88, 88)
+    told = []
+    for frames in (still, moving):
+        source = seeing.watching(Lips.at_rate(frames, 25.0))
+        source.start(torch.zeros(20, 513, dtype=torch.complex64))
+        assert source.told is not None
+        told.append(source.told)
+    assert all(torch.isfinite(each).all() for one in told for each in one)
+    assert (told[0].loc - told[1].loc).abs().max() > 0.1
