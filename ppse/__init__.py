@@ -9,6 +9,7 @@ from .diagnostics import Verdict, verdict  # noqa: E402  (after the setting)
 from .distributions import ComplexNormal  # noqa: E402  (after the setting)
 from .enhance import Enhancement, enhance  # noqa: E402  (after the setting)
 from .inference_data import to_arviz  # noqa: E402  (after the setting)
+from .inpainting import inpaint  # noqa: E402  (after the setting)
 from .mixture import Mixture, Source, posterior  # noqa: E402  (after the setting)
 from .priors import with_priors  # noqa: E402  (after the setting)
 from .stft import STFT  # noqa: E402  (after the setting)
@@ -17,5 +18,5 @@ from .together import enhance_together  # noqa: E402  (after the setting)
 __version__ = "0.1.0"
 __all__ = [
     "STFT", "ComplexNormal", "Enhancement", "Mixture", "Source", "Verdict",
-    "enhance", "enhance_together", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
+    "enhance", "enhance_together", "inpaint", "posterior", "to_arviz", "verdict", "with_priors", "__version__",
 ]
