@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from . import audio
-from .labels import Kind, Label, LabelError, check_labels, read_labels
+from . import audio, narrowband
+from .labels import Kind, Label, check_labels, file_of_labels, read_labels
 from .mixture import Mixture, Source
 from .models import KnownSilence, PartiallyObserved
 from .stft import STFT
@@ -92,10 +92,8 @@ def labels_of(recording: Path, labels: Path) -> list[Given]:
     """
     if not labels.is_dir():
         return [labelled(read_labels(labels))]
-    found = [path for suffix in (".txt", ".csv") if (path := labels / f"{recording.stem}{suffix}").is_file()]
-    if len(found) > 1:
-        raise LabelError(f"{recording}: has labels in {found[0]} and in {found[1].name}; expected one file")
-    return [labelled(read_labels(path)) for path in found]
+    file = file_of_labels(recording, labels)
+    return [labelled(read_labels(file))] if file else []
 
 
 def referenced(
@@ -125,7 +123,9 @@ def referenced(
                 f"referenced: the reference lasts {len(wave) / stft.sample_rate:g} s, the recording {stretch.length / stft.sample_rate:g} s; "
                 f"expected the same, in time with one another (sample_rate={sample_rate} is that of the reference)"
             )
-        band = torch.from_numpy((stft.frequencies >= low) & (stft.frequencies < min(high, 0.95 * sample_rate / 2 + 1)))
+        band = torch.from_numpy((stft.frequencies >= low) & (stft.frequencies < high))
+        if (held := narrowband.band(stft, sample_rate, "cpu")) is not None:
+            band &= held
         if not band.any():
             raise ValueError(f"referenced: no bin of the model from {low:g} to {high:g} Hz; expected a band that the reference can hold")
         wave = torch.from_numpy(audio.fitted(wave.numpy(), stretch.length))

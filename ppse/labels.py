@@ -34,20 +34,47 @@ class Label(NamedTuple):
     kind: Kind = "noise"
 
 
-def read_labels(path: str | os.PathLike[str]) -> list[Label]:
-    r"""The labels of a file, in the order of time.
+class Line(NamedTuple):
+    """A line of a label track: where it is in the file, a stretch in seconds, and what is said of it, perhaps nothing."""
 
-    Either as Audacity exports a label track (``start<TAB>end<TAB>text``), or CSV of start and end in seconds and, if there is a third
-    column, the text; a first line of names is skipped. For the texts see :data:`TEXTS`.
+    number: int
+    start: float
+    end: float
+    text: str
+
+
+def read_labels(path: str | os.PathLike[str], seconds: float = math.inf) -> list[Label]:
+    r"""The labels of a file (:func:`read_track`), in the order of time, for a recording of that many seconds. For their texts see :data:`TEXTS`.
 
     Raises:
-        LabelError: when the file cannot be read, a line is no label, or :func:`check_labels` refuses them; the message has the line.
+        LabelError: as :func:`read_track`, when a text is none of these, or :func:`check_labels` refuses the labels; the message has the file.
 
     >>> from tempfile import NamedTemporaryFile
     >>> with NamedTemporaryFile("w", suffix=".txt") as file:
     ...     _ = file.write("0.0\t0.41\tnoise only\n1.2\t1.3\tclean\n"); file.flush()
     ...     read_labels(file.name)
     [Label(start=0.0, end=0.41, kind='noise'), Label(start=1.2, end=1.3, kind='clean')]
+    """
+    found = []
+    for line in read_track(path):
+        if line.text.lower() not in TEXTS:
+            allowed = ", ".join(f"'{known}'" for known in TEXTS if known)
+            raise LabelError(f"{path}, line {line.number}: the label says '{line.text}'; expected one of {allowed}, or nothing, which is 'noise'")
+        found.append(Label(line.start, line.end, TEXTS[line.text.lower()]))
+    try:
+        return check_labels(found, seconds)
+    except LabelError as error:
+        raise LabelError(f"{path}: {error}") from None
+
+
+def read_track(path: str | os.PathLike[str]) -> list[Line]:
+    """The lines of a label file, in its order: one or more.
+
+    Either as Audacity exports a label track (``start<TAB>end<TAB>text``), or CSV of start and end in seconds and, if there is a third
+    column, the text; a first line of names is skipped.
+
+    Raises:
+        LabelError: when the file cannot be read or is empty, or a line is no label; the message has the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -65,17 +92,22 @@ def read_labels(path: str | os.PathLike[str]) -> list[Label]:
             continue
         if len(cells) < 2 or not _is_number(cells[0]) or not _is_number(cells[1]):
             raise LabelError(f"{path}, line {number}: '{lines[number - 1][:60]}'; expected start and end in seconds, and a text if any")
-        said = cells[2].lower() if len(cells) > 2 else ""
-        if said not in TEXTS:
-            allowed = ", ".join(f"'{known}'" for known in TEXTS if known)
-            raise LabelError(f"{path}, line {number}: the label says '{cells[2]}'; expected one of {allowed}, or nothing, which is 'noise'")
-        found.append(Label(float(cells[0]), float(cells[1]), TEXTS[said]))
+        found.append(Line(number, float(cells[0]), float(cells[1]), cells[2] if len(cells) > 2 else ""))
     if not found:
         raise LabelError(f"{path}: no labels in it; expected lines of start and end in seconds, and a text if any")
-    try:
-        return check_labels(found)
-    except LabelError as error:
-        raise LabelError(f"{path}: {error}") from None
+    return found
+
+
+def file_of_labels(recording: Path, folder: Path) -> Path | None:
+    """The label file in a folder that has the name of the recording, NAME.txt or NAME.csv; None when there is none.
+
+    Raises:
+        LabelError: when there are both.
+    """
+    found = [path for suffix in (".txt", ".csv") if (path := folder / f"{recording.stem}{suffix}").is_file()]
+    if len(found) > 1:
+        raise LabelError(f"{recording}: has labels in {found[0]} and in {found[1].name}; expected one file")
+    return found[0] if found else None
 
 
 def check_labels(labels: Sequence[Label], seconds: float = math.inf) -> list[Label]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import audio
 from .corpus import Waves, usable
-from .labels import LabelError, check_labels, read_labels
+from .labels import LabelError, file_of_labels, read_labels
 from .mixing import read_manifest
 from .stft import STFT, frame_power, level
 
@@ -167,18 +167,16 @@ def labelled(inputs: Iterable[str | os.PathLike[str]], stft: STFT, left_out: Lef
     for path in audio.find(inputs):
         try:
             wave = _read(path, stft)
-            beside = [file for suffix in (".txt", ".csv") if (file := path.with_suffix(suffix)).exists()]
-            if not beside:
+            beside = file_of_labels(path, path.parent)
+            if beside is None:
                 raise audio.AudioError(f"{path}: no labels beside it; expected {path.stem}.txt or {path.stem}.csv, or give it as unlabelled")
             speech, mask = torch.zeros_like(wave), torch.zeros(wave.shape, dtype=torch.bool)
-            for label in check_labels(read_labels(beside[0]), wave.numel() / stft.sample_rate):
+            for label in read_labels(beside, wave.numel() / stft.sample_rate):
                 part = slice(round(label.start * stft.sample_rate), round(label.end * stft.sample_rate))
                 mask[part] = True
                 if label.kind == "clean":
                     speech[part] = wave[part]
-        except LabelError as error:
-            left_out(str(error) if str(error).startswith(str(beside[0])) else f"{path}: {error}")
-        except audio.AudioError as error:
+        except (LabelError, audio.AudioError) as error:
             left_out(str(error))
         else:
             noisy.append(wave)
@@ -211,9 +209,11 @@ def misalignment(clean: Tensor, noisy: Tensor, rate: int) -> str | None:
 
 
 def power_range(wave: Tensor, stft: STFT) -> float:
-    """From the 5th to the 95th percentile of the powers of frames, in dB, of a waveform (N,)."""
+    """From the 5th to the 95th percentile of the powers of frames, in dB, of a waveform (N,); 0 where it has no frame that lies inside."""
     edge = stft.n_fft // stft.hop  # frames that reach over the ends of the recording
     power = frame_power(stft.analysis(wave))[edge:-edge]
+    if not len(power):
+        return 0.0
     return float(10 * (power.quantile(0.95) / power.quantile(0.05).clamp_min(1e-20)).log10())
 
 

@@ -104,7 +104,8 @@ def test_a_reference_is_the_source_in_its_band() -> None:
 
 def test_a_reference_of_a_lower_rate_tells_of_what_it_can_hold() -> None:
     model = told(_model(), [referenced(_noise(0.5), 8000)], _stretch(0, 16_000, 16_000))
-    assert model.speech.known.sum() == (STFT().frequencies <= 3800).sum()
+    assert model.speech.known.sum() == (STFT().frequencies < 3800).sum()
+    assert told(_model(), [referenced(_noise(1.0))], _stretch(0, 16_000, 16_000)).speech.known.all()
 
 
 def test_knowledge_that_does_not_fit_is_refused() -> None:

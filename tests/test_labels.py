@@ -59,6 +59,13 @@ def test_unreadable_files_are_told(tmp_path: Path) -> None:
         read_labels(tmp_path / "sound.wav")
 
 
+def test_labels_beyond_the_recording_are_told_with_the_file(tmp_path: Path) -> None:
+    path = _file(tmp_path, "0,1\n")
+    assert read_labels(path, 1.0) == [Label(0.0, 1.0)]
+    with pytest.raises(LabelError, match=r"labels.txt: a label from 0 s to 1 s, and the recording lasts 0.5 s"):
+        read_labels(path, 0.5)
+
+
 def test_labels_beyond_the_recording() -> None:
     labels = [Label(0.0, 1.0), Label(1.5, 2.03)]
     assert check_labels(labels, 2.0) == [Label(0.0, 1.0), Label(1.5, 2.0)]  # editors round

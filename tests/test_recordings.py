@@ -85,6 +85,7 @@ def test_clean_speech_among_noisy_recordings_is_left_out(tmp_path: Path) -> None
     for i in range(2):
         _write(tmp_path / f"b{i}.wav", _noisy(voice, seed=i))
     assert power_range(voice, SMALL) > 40 > 10 > power_range(_noisy(voice), SMALL)
+    assert power_range(voice[: SMALL.n_fft], SMALL) == 0  # too short to tell
     reasons: list[str] = []
     noisy = unlabelled([tmp_path], SMALL, reasons.append, clean=[tmp_path / "b1.wav"])
     assert len(noisy.waves) == 1 and noisy.known == 0
@@ -93,17 +94,19 @@ def test_clean_speech_among_noisy_recordings_is_left_out(tmp_path: Path) -> None
 
 def test_labels_say_what_is_known(tmp_path: Path) -> None:
     wave = _noisy(_voice())
-    for name, text in (("a", "0.25\t0.5\tnoise\n0.5\t0.75\tclean\n"), ("b", None), ("c", "0.5\t0.2\tnoise\n")):
+    for name, text in (("a", "0.25\t0.5\tnoise\n0.5\t0.75\tclean\n"), ("b", None), ("c", "0.5\t0.2\tnoise\n"), ("d", "0\t9\t\n"), ("e", "0\t1\t\n")):
         _write(tmp_path / f"{name}.wav", wave)
         if text:
             (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "e.csv").write_text("0,1\n")
     reasons: list[str] = []
     data = labelled([tmp_path], SMALL, reasons.append)
     assert len(data.waves) == 1 and data.known == pytest.approx(0.5)
-    assert len(reasons) == 2 and "b.wav: no labels beside it" in reasons[0] and "c.txt" in reasons[1]
+    wrong = ("b.wav: no labels beside it", "c.txt: a label from 0.5 s to 0.2 s", "d.txt: a label from 0 s to 9 s", "e.wav: has labels in")
+    assert len(reasons) == 4 and all(part in reason for part, reason in zip(wrong, reasons, strict=True))
     frames = (RATE - 64) // 16 + 1
     x, clean, known = data.stretches(1, frames, torch.Generator().manual_seed(0))
-    assert torch.equal(known.flatten(), torch.tensor([4000 <= 16 * t and 16 * t + 64 <= 12_000 for t in range(frames)]))
+    assert torch.equal(known.flatten(), torch.tensor([16 * t >= 4000 and 16 * t + 64 <= 12_000 for t in range(frames)]))
     silent, whole = range(250, 497), range(500, 747)  # frames that lie in one label
     assert not clean[0, 0, silent].any() and torch.equal(clean[0, 0, whole], x[0, 0, whole])
 
