@@ -101,7 +101,7 @@ def starting_guide(model: Mixture) -> EncoderGuide | None:
     (:class:`ppse.models.HeardNoise`), all sources start at what these propose. None when no source of the mixture has an encoder;
     inference then starts at a draw from the prior.
     """
-    ears = next((source.ears for source in model.sources.values() if isinstance(source, HeardNoise)), None)
+    ears = next((source.ears for _, source in _unwrapped(model.sources) if isinstance(source, HeardNoise)), None)
 
     def hearing(source: Encoded, encoder: nn.Module) -> nn.Module:
         own = source.noisy_encoder if encoder is source.encoder and (ears is None or isinstance(source, HeardSpeech)) else None
@@ -115,13 +115,13 @@ def clean_guide(model: Mixture) -> EncoderGuide | None:
     return _guide(model, lambda _, encoder: encoder)
 
 
-def _guide(model: Mixture, heard_by: Callable[[Encoded, nn.Module], nn.Module]) -> EncoderGuide | None:
+def _guide(model: Mixture, reader: Callable[[Encoded, nn.Module], nn.Module]) -> EncoderGuide | None:
     encoders: dict[str, nn.Module] = {}
     for name, source in _unwrapped(model.sources):
         if isinstance(source, Encoded):
-            encoders[f"{name}.z"] = heard_by(source, source.encoder)
+            encoders[f"{name}.z"] = reader(source, source.encoder)
         if isinstance(source, UtteranceEncoded):
-            encoders[f"{name}.v"] = heard_by(source, source.utterance_encoder)
+            encoders[f"{name}.v"] = reader(source, source.utterance_encoder)
     return EncoderGuide(encoders) if encoders else None
 
 

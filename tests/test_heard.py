@@ -5,7 +5,7 @@ from torch import Tensor
 from ppse import Mixture, audio, enhance, methods
 from ppse.demo import NOISY
 from ppse.guides import starting_guide
-from ppse.models import DKFSpeech, HarmonicSpeech, HeardNoise, NMFNoise, StationaryNoise, VAESpeech
+from ppse.models import DKFSpeech, HarmonicSpeech, HeardNoise, KnownSilence, NMFNoise, StationaryNoise, VAESpeech
 from ppse.models.encoders import CleanedEncoder
 from ppse.models.recurrent import Layers
 from ppse.stft import POWER_FLOOR
@@ -115,3 +115,6 @@ def test_inference_starts_at_what_the_ears_of_the_noise_propose(kind: str) -> No
         cleaned = CleanedEncoder(ears.noisy_encoder, ears.decoder, speech.encoder)
         own = cleaned.read(x, cleaned.hear(x))
     torch.testing.assert_close(laws["speech.z"][0], own.mean)
+    # So it is where the noise is known to be silent in part.
+    known = starting_guide(Mixture(speech=speech, noise=KnownSilence(HeardNoise(ears), torch.arange(T) < 2)))
+    torch.testing.assert_close(known.laws(x)["speech.z"][0], own.mean)
