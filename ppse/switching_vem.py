@@ -13,7 +13,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from .guides import mean_field, starting_guide
 from .infer import EStep, Expectation, Position, log_density
-from .infer.discrete import Smoothed, forward_backward
+from .infer.discrete import Smoothed, forward_backward, log_evidence
 from .method import Method, Problem
 from .switching import Regimes, collapsed, fit_chain, hold_chain, regimes, row_priors
 from .switching_factored import Factored, factored_speech, shared_out, update_noise
@@ -44,8 +44,9 @@ class VariationalPosterior:
     """r(s, z, m) = r(s | z, m) r(z | m) r(m), fitted to one recording or a batch.
 
     r(z_t | m) is a diagonal normal law that starts at the encoder of expert m and is fitted as if m were chosen: the frames in which it
-    is not tell nothing of it, and its latents there follow their prior, which costs nothing. r(m) is the posterior of the chain under the
-    weights that the r(z | m) give it; the bound is its evidence.
+    is not tell nothing of it, and its latents there follow their prior, which costs nothing. Latents that no expert has for itself, those
+    of the noise for instance, have one law for all experts, fitted to each as far as r(m) says that it is chosen. r(m) is the posterior of
+    the chain under the weights that the r(z | m) give it; the bound is its evidence.
 
     Args:
         problem: the model, started on the recording. The noise is started at what the encoders hear of it.
@@ -71,14 +72,19 @@ class VariationalPosterior:
             _check_frames(problem, found, self._means)
             graph = poutine.condition(collapsed(problem.graph), data=self._means)
             self.guide = mean_field(graph, *problem.args, start=heard)
-            self._parameters = list(self.guide.parameters())
-            self._optimiser = torch.optim.Adam(self._parameters, lr=learning_rate)
+            self._own, self._common = (
+                [parameter for site, law in zip(self.guide.sites, self.guide.laws, strict=True) for parameter in law.parameters()
+                 if (found.expert(site.name) is None) == common]
+                for common in (False, True)
+            )
+            self._optimiser = torch.optim.Adam([*self._own, *self._common], lr=learning_rate)
 
     def climb(self, steps: int) -> None:
-        """Gradient steps of all r(z | m), each expert as if it were chosen. Random."""
+        """Gradient steps of all r(z | m). Random."""
         for _ in range(steps if self.sites else 0):
             with torch.enable_grad():
-                self._ascend(self._weights()[2])
+                _, found, weights, _ = self._weights()
+                self._ascend(found, weights)
 
     def beliefs(self, *, climb: bool = False) -> Beliefs:
         """r(m) and the bound under the present r(z | m), by new draws from these. Random.
@@ -90,7 +96,7 @@ class VariationalPosterior:
         with torch.set_grad_enabled(climb):
             draws, found, weights, speech = self._weights()
             if climb:
-                self._ascend(weights)
+                self._ascend(found, weights)
         with torch.no_grad():
             weights = weights.detach()
             chain = forward_backward(*self._chain(found), weights)
@@ -125,9 +131,15 @@ class VariationalPosterior:
         values = {name: nodes[name]["value"] for name in self.sites}
         return values | self._means, {name: nodes[name]["fn"] for name in self.sites}
 
-    def _ascend(self, weights: Tensor) -> None:
-        gradients = torch.autograd.grad(-weights.sum(), self._parameters)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+    def _ascend(self, found: Regimes, weights: Tensor) -> None:
+        """A gradient step: of the laws of an expert on its weights, of those that all have in common on the bound."""
+        gradients: list[Tensor] = []
+        if self._common:
+            evidence = log_evidence(*self._chain(found), weights).sum()
+            gradients += torch.autograd.grad(-evidence, self._common, retain_graph=True)
+        if self._own:
+            gradients = [*torch.autograd.grad(-weights.sum(), self._own), *gradients]
+        for parameter, gradient in zip([*self._own, *self._common], gradients, strict=True):
             # One NaN in the memory of Adam would never leave it.
             parameter.grad = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         self._optimiser.step()

@@ -89,6 +89,24 @@ def test_the_bound_never_falls(factored: bool) -> None:
     assert bounds[-1] > bounds[0] + 0.5
 
 
+def test_latents_that_experts_have_in_common_climb_the_bound_too() -> None:
+    """The level of the noise is a latent: its law serves both experts, the likelier one more."""
+    def noise(frames: pyro.plate) -> ComplexNormal:
+        with frames:
+            g = pyro.sample("g", dist.Normal(torch.zeros(1, dtype=torch.float64), 2.0).to_event(1))
+        return ComplexNormal(0j, (NOISE * g.exp()).expand(*g.shape[:-1], F))
+
+    model = Mixture(speech=SwitchingSpeech([_expert(0), _expert(1)], 0.98, INITIAL), noise=noise).double()  # type: ignore[list-item]  # functions are sources
+    torch.manual_seed(0)
+    posterior = VariationalPosterior(_problem(model, _recording(12)[0]), draws=50)
+    bounds = []
+    for _ in range(100):
+        for action in (lambda: bounds.append(posterior.beliefs().bound), lambda: posterior.climb(1)):
+            with pyro.poutine.seed(rng_seed=1):
+                action()
+    assert np.diff(bounds).min() > -1e-3 and bounds[-1] > bounds[0] + 5
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_the_bound_stays_below_the_evidence_and_comes_near(factored: bool) -> None:
     x, _ = _recording()
