@@ -80,16 +80,15 @@ class RegimeGibbs:
         path = self._held[found.site]
         experts = {site: number for site in values if (number := found.expert(site)) is not None} if self._free else {}
         priors: dict[str, Distribution] = {site: found.trace.nodes[site]["fn"] for site in experts}
-        weights = found.log_emission / self._temperature
-        if any(site in self.proposals for site in experts):
-            values = _redrawn(values, experts, path, {**priors, **self.proposals})
+        proposals = priors | {site: law for site, law in self.proposals.items() if site in experts}
+        if experts:  # even from their prior: the kernel moved those of idle experts, too, under a prior that is tempered
+            values = _redrawn(values, experts, path, proposals)
             found = regimes(problem.graph, problem.args, values | rows, self._chains)
-            weights = found.log_emission / self._temperature
+        weights = found.log_emission / self._temperature
         states = torch.arange(found.chain.n_states, device=path.device)
         for site, number in experts.items():
-            of_prior = priors[site].log_prob(values[site])
-            proposed = self.proposals[site].log_prob(values[site]) if site in self.proposals else of_prior
-            weights = weights + (of_prior / self._temperature - proposed).unsqueeze(-1) * (states == number)
+            gain = priors[site].log_prob(values[site]) / self._temperature - proposals[site].log_prob(values[site])
+            weights = weights + gain.unsqueeze(-1) * (states == number)
         numbers = found.chain.log_initial, found.chain.log_transition, weights
         path = sample_path(*numbers)
         self._held = {found.site: path} | {name: _row_draw(law, name, path) for name, law in row_priors(found).items()}
