@@ -104,7 +104,8 @@ def inferred(source: Source, given: Sequence[Case], args: argparse.Namespace) ->
     model = Mixture(speech=source, noise=NMFNoise(args.rank, spacing=args.spacing))
     started = time.monotonic()
     with poutine.seed(rng_seed=args.seed):
-        result = infer(model, x / unit, switching_vem(args.iterations, draws=args.draws, average=args.iterations // 3), keep=Keep(run=True))
+        method = switching_vem(args.iterations, learning_rate=args.learning_rate, draws=args.draws, average=args.iterations // 3)
+        result = infer(model, x / unit, method, keep=Keep(run=True))
     seconds = time.monotonic() - started
     waves = stft.synthesis((result.sources["speech"].loc * unit).squeeze(1), given[0].noisy.size)
     return list(waves.numpy()), result, seconds / (len(given) * given[0].noisy.size / RATE)
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--snrs", type=float, nargs="+", default=[-5, 0, 5, 10, 15])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--spacing", type=int, default=16)
