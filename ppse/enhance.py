@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyro.poutine as poutine
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import audio, media, methods
 from .channel import Channel
@@ -22,7 +22,7 @@ from .infer import Draws
 from .inference import Keep, resume, side_by_side
 from .inference_data import to_arviz
 from .methods import Method
-from .mixture import Mixture
+from .mixture import Mixture, Source
 from .models import NMFNoise, VAESpeech
 from .priors import Graph
 from .stft import STFT
@@ -209,7 +209,7 @@ def prepared(model: Mixture | None, method: Method | None, draws: int) -> tuple[
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     if draws < 0:
         raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
-    return copy.deepcopy(model), (method or methods.default()).suited(model), _stft(model)
+    return copy.deepcopy(model), (method or methods.default()).suited(model), stft_of(model)
 
 
 def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: STFT, draws: int) -> Enhancement:
@@ -220,9 +220,14 @@ def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: 
     return result
 
 
-def _stft(model: Mixture) -> STFT:
-    """The STFT that has as many frequencies as the networks of the model; where there are none, the usual one."""
-    sizes = {module.n_freqs for module in model.modules() if isinstance(getattr(module, "n_freqs", None), int)}
+def stft_of(model: Source) -> STFT:
+    """The STFT that has as many frequencies as the networks of a mixture, or of one source; where there are none, the usual one.
+
+    Raises:
+        ValueError: when they differ in it.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    sizes = {size for module in modules if isinstance(size := getattr(module, "n_freqs", None), int)}
     if len(sizes) > 1:
         raise ValueError(f"enhance: sources of {sorted(sizes)} frequencies in one model; expected the same for all")
     return STFT.of_freqs(sizes.pop()) if sizes else STFT()

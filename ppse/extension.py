@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from contextlib import nullcontext
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
-from .enhance import opened, prepared
-from .given import reusable
+from .enhance import opened, stft_of
 from .guides import clean_guide
 from .inpainting import variances_given
 from .methods import Method, hmc_em
-from .mixture import Mixture, Source
+from .mixture import Source
 from .models import VAESpeech
+from .narrowband import band
 from .stft import level
 
 
@@ -58,7 +57,7 @@ def extend(
 
     Args:
         recording: as for :func:`ppse.enhance`.
-        cutoff: Hz up to which the recording has sound; 95 % of its Nyquist frequency unless given.
+        cutoff: Hz up to which the recording has sound; all that its rate can hold (:func:`ppse.narrowband.band`) unless given.
         prior: ``VAESpeech.pretrained()`` unless given.
         method: Hamiltonian Monte Carlo under the posterior itself unless given.
         sample_rate: of samples, in Hz.
@@ -67,13 +66,17 @@ def extend(
 
     Raises:
         AudioError: when the recording cannot be used.
-        ValueError: when the cut-off leaves nothing to know, or nothing to infer; or there are no draws.
+        ValueError: when the cut-off is missing or leaves nothing to know, or nothing to infer; there are no draws, or the prior has no latents.
     """
     samples, sample_rate = opened(recording, sample_rate)
     prior = prior or VAESpeech.pretrained()
-    stft = prepared(Mixture(speech=reusable(copy.deepcopy(prior))), None, 0)[2]
-    cutoff = 0.95 * sample_rate / 2 if cutoff is None else cutoff
-    known = torch.from_numpy(stft.frequencies < cutoff)
+    stft = stft_of(prior)
+    held = band(stft, sample_rate, "cpu")
+    if cutoff is None and held is None:
+        raise ValueError(f"extend: a recording at {sample_rate} Hz can hold all that the prior has; give the cutoff above which it has no sound")
+    known = torch.ones(stft.n_freqs, dtype=torch.bool) if held is None else held
+    if cutoff is not None:
+        known = known & torch.from_numpy(stft.frequencies < cutoff)
     if not known.any() or known.all():
         raise ValueError(f"extend: cutoff={cutoff:g} Hz; expected one above 0 and below {stft.sample_rate / 2:g} Hz, where the prior ends")
     if draws < 1:
@@ -83,6 +86,10 @@ def extend(
     drawn, deviations = [], []
     for wave in waves:
         x = stft.analysis(wave) * known
+        if not x.any():  # digital silence comes out as it is
+            drawn.append(wave.new_zeros(draws, wave.numel()))
+            deviations.append(wave.new_zeros(x.shape))
+            continue
         scale = level(x).sqrt()
         with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
             var = variances_given(prior, x / scale, known, method, draws) * scale.square() * ~known

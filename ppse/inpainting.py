@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
-from .enhance import opened, prepared
+from .enhance import opened, stft_of
 from .gaps import LONGEST, faded, fill
 from .given import reusable
 from .guides import EncoderGuide, clean_guide
 from .inference import Keep, infer
+from .labels import read_track
 from .methods import Method, hmc_em
 from .mixture import Mixture, Source
 from .models import CodePrior, PartiallyObserved
@@ -141,7 +142,7 @@ def inpaint(
     """
     samples, sample_rate = opened(recording, sample_rate)
     prior = prior or CodePrior.pretrained()
-    stft = prepared(Mixture(speech=reusable(copy.deepcopy(prior))), None, 0)[2]
+    stft = stft_of(prior)
     wanted = check_gaps(gaps, samples.shape[1] / sample_rate, stft)
     if draws < 2:
         raise ValueError(f"inpaint: draws={draws}; expected 2 or more, which the uncertainty is told from")
@@ -159,6 +160,11 @@ def inpaint(
                 if report:
                     report((channel + (n + 1) / len(wanted)) / len(samples))
     return result
+
+
+def read_gaps(path: str | os.PathLike[str]) -> list[Gap]:
+    """The gaps that are marked in a file, whatever the marks say; for its types see :func:`ppse.labels.read_track`, which has the errors, too."""
+    return [Gap(line.start, line.end) for line in read_track(path)]
 
 
 def check_gaps(gaps: Sequence[Gap | tuple[float, float]], seconds: float, stft: STFT) -> list[Gap]:
@@ -196,6 +202,8 @@ def _filled(
     known = (share > SHARE).unsqueeze(-1)
     if not known.any():
         raise ValueError(f"inpaint: no frame around the gap at {gap.start:g} s is left, so nothing is observed; expected more of the recording")
+    if not x[known.squeeze(-1)].any():
+        return wave, [wave] * draws  # digital silence goes on
     scale = level(x[known.squeeze(-1)]).sqrt()
     variances = variances_given(prior, torch.where(known, x / scale, torch.zeros_like(x)), known, method, draws) * scale.square()
     start, end = _samples(gap, stft, len(wave))
@@ -224,7 +232,7 @@ def variances_given(prior: Source, x: Tensor, known: Tensor, method: Method, cou
     model = Mixture(speech=PartiallyObserved(reusable(copy.deepcopy(prior)), x, known))
     inferred = infer(model, x, method, known.expand(x.shape), keep=Keep(run=True))
     if inferred.run is None:
-        raise ValueError("inpaint: the prior has no latents, so that what is known tells nothing of what is lost; use one with memory")
+        raise ValueError("the prior has no latents, so that what is known tells nothing of what is lost; use another")
     draws = {site: value.flatten(0, 1) for site, value in inferred.run.values.items()}
     total = len(next(iter(draws.values())))
     chosen = torch.linspace(0, total - 1, count).round().long()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .audio import AudioError
 from .block_stft import Analyser, Synthesiser
-from .enhance import RANK, _samples, _stft
+from .enhance import RANK, _samples, stft_of
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .online_em import EAR, OnlineEM
@@ -65,7 +65,7 @@ class Stream:
         if min(chains, iterations, steps) < 1 or not context > 0 or not temperature > 0:
             raise ValueError(f"stream: {chains=}, {iterations=}, {steps=}, {context=}, {temperature=}; expected 1 or more, and positive numbers")
         model = copy.deepcopy(model) if model else Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK))
-        self._stft, self._block, self._look_ahead = _stft(model), block, look_ahead
+        self._stft, self._block, self._look_ahead = stft_of(model), block, look_ahead
         self.sample_rate = self._stft.sample_rate
         per_second = self.sample_rate / self._stft.hop
         self._random = torch.Generator().manual_seed(seed).get_state()

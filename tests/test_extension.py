@@ -8,11 +8,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from ppse import ComplexNormal, audio, methods
+from ppse.cli import app
 from ppse.extension import extend
 from ppse.mixture import Frames
-from ppse.models import VAESpeech
+from ppse.models import NMFNoise, VAESpeech
 from ppse.stft import STFT
 
 
@@ -51,9 +53,38 @@ def test_same_seed_same_result_with_a_vae(tmp_path: Path) -> None:
     np.testing.assert_allclose(audio.read(tmp_path / "wide.wav")[0], first.draws[1], atol=1e-4)
 
 
+def test_a_cutoff_beyond_what_the_rate_can_hold_is_that() -> None:
+    torch.manual_seed(0)
+    vae, method = VAESpeech(513, 2, (4,)), methods.hmc_em(1)
+    beyond, plain = (extend(_noise(8000, 0.2)[0], cutoff, vae, method, sample_rate=8000, draws=1) for cutoff in (6000.0, None))
+    np.testing.assert_array_equal(beyond.draws, plain.draws)
+
+
+def test_digital_silence_comes_out_as_it_is() -> None:
+    result = extend(_noise(8000, 0.2) * np.array([[0.0], [1.0]], np.float32), prior=_hiss, method=methods.hmc_em(1), sample_rate=8000, draws=2)
+    assert not result.draws[:, 0].any() and not result.std[0].any() and result.draws[:, 1].any() and result.std[1].any()
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path: Path) -> None:
+    wave = _noise(8000)[0]
+    audio.write(tmp_path / "in.wav", wave, 8000, subtype="FLOAT")
+    run = CliRunner().invoke(app, ["extend", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav")])
+    assert run.exit_code == 0 and "wrote" in run.output
+    samples, rate = audio.read(tmp_path / "out.wav")
+    powers = STFT().analysis(torch.from_numpy(samples[0])).abs().square().mean(0)
+    assert rate == 16_000 and samples.shape == (1, 8000) and 0 < powers[250:].mean() < powers[:240].mean()
+    assert CliRunner().invoke(app, ["extend", str(tmp_path / "in.wav"), "-o", str(tmp_path / "in.wav")]).exit_code == 2
+    assert CliRunner().invoke(app, ["extend", str(tmp_path / "out.wav"), "-o", str(tmp_path / "wide.wav")]).exit_code == 1
+
+
 def test_bad_input_is_refused() -> None:
     for cutoff in (0.0, 8001.0):
         with pytest.raises(ValueError, match="expected one above 0 and below 8000 Hz"):
             extend(_noise(16_000), cutoff)
+    with pytest.raises(ValueError, match="give the cutoff above which it has no sound"):
+        extend(_noise(16_000))
+    with pytest.raises(ValueError, match="the prior has no latents"):
+        extend(_noise(8000), prior=NMFNoise(2), method=methods.hmc_em(1), sample_rate=8000)
     with pytest.raises(ValueError, match="draws=0"):
         extend(_noise(8000), sample_rate=8000, draws=0)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ppse import ComplexNormal, Mixture, audio
 from ppse.cli import app
-from ppse.inpainting import SPREAD, bridge_guide, default_method, inpaint
+from ppse.inpainting import SPREAD, Gap, bridge_guide, default_method, inpaint, read_gaps
+from ppse.labels import LabelError
 from ppse.mixture import Frames
 from ppse.models import CodeChain, CodePrior, FrameGain, NMFNoise, VAESpeech
 
@@ -44,6 +45,11 @@ def test_white_noise_of_unknown_level_is_filled_with_its_like() -> None:
     assert abs(result.draws[:, 0, inside].std() / 0.1 - 1) < 0.2
     deviation = result.deviation()[0]
     assert abs(deviation[inside].mean() / 0.1 - 1) < 0.2 and not deviation[:8000].any() and not deviation[8640:].any()
+
+
+def test_digital_silence_goes_on() -> None:
+    result = inpaint(np.stack([_noise(), 0 * _noise()]), [(0.5, 0.53)], _tiny(), default_method(2), draws=2)
+    assert result.estimate[0, 8000:8480].all() and not result.estimate[1].any() and not result.draws[:, 1].any()
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 8000])
@@ -100,6 +106,13 @@ def test_saves_the_estimate_and_draws(tmp_path: Path) -> None:
 def test_bad_gaps_are_refused(gaps: list[tuple[float, float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inpaint(_noise(), gaps, _tiny())
+
+
+def test_gaps_are_read_whatever_their_marks_say(tmp_path: Path) -> None:
+    (tmp_path / "gaps.txt").write_text("0.5\t0.53\tlost packet\n1\t1.2\tclean\n")
+    assert read_gaps(tmp_path / "gaps.txt") == [Gap(0.5, 0.53), Gap(1.0, 1.2)]
+    with pytest.raises(LabelError, match="none.csv: cannot be read"):
+        read_gaps(tmp_path / "none.csv")
 
 
 def test_nothing_to_infer_from_is_refused() -> None:
