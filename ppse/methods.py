@@ -104,10 +104,13 @@ def langevin_em(
     return Method("langevin_em", e_step, starting_guide, iterations, min(average, max(1, 2 * iterations // 3)))
 
 
-def amortised(draws: int = 4) -> Method:
-    """One pass, no iterations: latents drawn from the noisy encoder, noise fitted to what it hears; the Wiener gain is averaged over the draws.
+def amortised(iterations: int = 1, draws: int = 4) -> Method:
+    """One pass: latents drawn from the noisy encoder, noise fitted to what it hears; the Wiener gain is averaged over the draws.
 
-    As good as the encoder knows noise: see the shipped ``vae_aware`` in docs/amortised.md.
+    As good as the encoder knows noise (docs/amortised.md).
+
+    Args:
+        iterations: of EM; in more than one, the noise is fitted to draws of the encoder, which stays as it is.
     """
 
     def e_step(problem: Problem) -> EStep:
@@ -116,7 +119,7 @@ def amortised(draws: int = 4) -> Method:
         hear(problem)
         return guide_e_step(problem.graph, problem.guide, problem.args, draws=draws, steps=0)
 
-    return Method("amortised", e_step, starting_guide, iterations=1, average=1)
+    return Method("amortised", e_step, starting_guide, iterations, average=1)
 
 
 def svi_em(

@@ -55,7 +55,7 @@ def test_estimates_add_up_to_the_recording(model: ppse.Mixture, quick: Method) -
     assert np.abs(sum(result.estimates.values()) - wave).max() < 1e-5
 
 
-SHORT: dict[str, Method] = {make.__name__: make(iterations=3) for make in methods.ALL if make is not methods.amortised}  # which has none
+SHORT: dict[str, Method] = {make.__name__: make(iterations=3) for make in methods.ALL}
 
 
 @pytest.mark.parametrize("name", SHORT)
