@@ -28,10 +28,11 @@ from semi_report import write
 from torch import Tensor
 
 import ppse
-from ppse import STFT, Mixture, audio, methods, metrics, mixing, one_pass, semi, supervised, weights
+from ppse import STFT, Mixture, audio, methods, metrics, mixing, semi, supervised, weights
 from ppse.corpus import Speech
 from ppse.enhance import RANK, SPACING
-from ppse.models import NMFNoise, VAESpeech
+from ppse.mixture import Source
+from ppse.models import HeardNoise, NMFNoise, VAESpeech
 from ppse.optimisation import Schedule
 from ppse.recordings import Recordings
 
@@ -42,7 +43,11 @@ Row = dict[str, Any]
 
 
 class Settings(NamedTuple):
-    """Of the study. ``base`` and ``more`` are steps of a training: of the unsupervised model, and of all that start from it."""
+    """Of the study.
+
+    ``base``, ``more`` and ``alone`` are steps of a training: of the model that all but the supervised start from, of these (unsupervised
+    and semi-supervised alike), and of the supervised, at most. ``batch`` and ``batch_alone`` are stretches of every kind per step.
+    """
 
     clean_minutes: float
     mixtures: int
@@ -54,15 +59,21 @@ class Settings(NamedTuple):
     hidden: int
     context: int
     batch: int
+    batch_alone: int
     frames: int
     seeds: int
-    fractions: tuple[float, ...] = (0.05, 1.0, 0.0, 0.2, 0.01)  # the most telling ones first
+    fractions: tuple[float, ...] = (0.05, 1.0, 0.2, 0.01, 0.0)  # the most telling ones first
     amounts: tuple[float, ...] = (0.0, 0.25, 1.0)
 
 
-SMALL = Settings(25, 112, 24, base=800, more=100, alone=400, latent=16, hidden=128, context=64, batch=6, frames=64, seeds=1)
-FULL = Settings(600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, frames=100, seeds=5)
-EPOCHS = 10
+SMALL = Settings(
+    25, 112, 24, base=800, more=200, alone=1000, latent=16, hidden=128, context=64, batch=6, batch_alone=12, frames=64, seeds=1,
+)
+FULL = Settings(
+    600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, batch_alone=16, frames=100, seeds=5,
+)
+EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 6
+RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
 
 
 class Cell(NamedTuple):
@@ -83,11 +94,10 @@ def cells(s: Settings) -> Iterator[Cell]:
     for seed in range(s.seeds):
         yield Cell("unsupervised", 0.0, 0.0, seed)
         for fraction in s.fractions:
-            yield Cell("semi", fraction, 1.0, seed)
             if fraction:
                 yield Cell("supervised", fraction, 0.0, seed)
-            if fraction == s.fractions[0]:
-                yield from (Cell("semi", fraction, amount, seed) for amount in s.amounts[:-1])
+            yield Cell("semi", fraction, 1.0, seed)
+        yield from (Cell("semi", s.fractions[0], amount, seed) for amount in s.amounts[:-1])
 
 
 class Data(NamedTuple):
@@ -153,22 +163,24 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
         return weights.load(cls, path)
     training, validation = material(data, cell)
 
-    def schedule(rate: float) -> Schedule:
-        return Schedule(EPOCHS, rate, patience=EPOCHS, seed=cell.seed)
+    def schedule(rate: float, epochs: int = EPOCHS, patience: int = EPOCHS) -> Schedule:
+        return Schedule(epochs, rate, patience=patience, seed=cell.seed)
 
     torch.manual_seed(cell.seed)
     if cell.arm == "supervised":
         assert training.pairs is not None and validation.pairs is not None
         network = supervised.SupervisedEnhancer(size=s.context)
-        supervised.train(network, training.pairs, validation.pairs, path, schedule(2e-3), s.batch, s.frames, s.alone // EPOCHS, report=print_last)
+        rates = schedule(RATE_ALONE, EPOCHS_ALONE, PATIENCE_ALONE)
+        steps = s.alone // EPOCHS_ALONE
+        supervised.train(network, training.pairs, validation.pairs, path, rates, s.batch_alone, s.frames, steps, report=print_last)
     else:
         network = VAESpeech(n_latent=s.latent, hidden=(s.hidden,), context=s.context)
         base = path.with_name(f"base_{cell.seed}.safetensors")
         nothing = Cell("unsupervised", 0.0, 0.0, cell.seed)
         if not base.exists() or base.with_suffix(".resume").exists():
-            semi.train(network, *material(data, nothing), base, schedule(2e-3), None, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
+            semi.train(network, *material(data, nothing), base, schedule(RATE), semi.Shares(distance=0.0), s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
         network.load_state_dict(weights.read(base)[0])
-        semi.train(network, training, validation, path, schedule(1e-3), None, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds)
+        semi.train(network, training, validation, path, schedule(RATE_MORE), semi.Shares(), s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds)
     return weights.load(cls, path)
 
 
@@ -186,14 +198,15 @@ def enhancers(cell: Cell, model: VAESpeech | supervised.SupervisedEnhancer, iter
     """The ways to enhance with a model, by name."""
     if isinstance(model, supervised.SupervisedEnhancer):
         return {"one pass": model.enhance}
-    result: dict[str, Callable[[Tensor], Tensor]] = {"one pass": lambda wave: one_pass.one_pass(model, wave)}
-    chosen = (methods.amortised(), methods.fast()) if iterative else ()
-    for method in chosen:
-        mixture = Mixture(speech=model, noise=NMFNoise(RANK, spacing=SPACING))
-        result[method.name] = lambda wave, mixture=mixture, method=method: torch.from_numpy(
-            ppse.enhance(wave, mixture, method, seed=cell.seed).estimates["speech"][0]
-        )
-    return result
+    ways: dict[str, tuple[Source, methods.Method]] = {"one pass": (HeardNoise(model), methods.amortised())}
+    if iterative:
+        ways |= {method.name: (NMFNoise(RANK, spacing=SPACING), method) for method in (methods.amortised(), methods.fast())}
+
+    def by(noise: Source, method: methods.Method) -> Callable[[Tensor], Tensor]:
+        mixture = Mixture(speech=model, noise=noise)
+        return lambda wave: torch.from_numpy(ppse.enhance(wave, mixture, method, seed=cell.seed).estimates["speech"][0])
+
+    return {name: by(*way) for name, way in ways.items()}
 
 
 def scores(out: Path) -> list[Row]:

@@ -55,13 +55,22 @@ class ListenerRecipe:
 
 
 def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, heard: Heard) -> Tensor:
-    """Squared distance of compressed magnitudes, with phases and without, between clean speech and its one-pass estimate from x, summed.
+    """:func:`spectral_distance` between clean speech and its one-pass estimate from x.
 
     The estimate is the Wiener filter of the speech that the encoder proposes and of the noise that it hears. Likelihoods weigh
     every bin by how well it can be known; this weighs it by how well it can be heard.
     """
     speech = vae.decoder(encoder.read(x, heard).mean).exp() + POWER_FLOOR
-    estimate = speech / (speech + heard.noise + POWER_FLOOR) * x
+    return spectral_distance(speech / (speech + heard.noise + POWER_FLOOR) * x, clean)
+
+
+def spectral_distance(estimate: Tensor, clean: Tensor) -> Tensor:
+    """Squared distance of STFTs (…, T, F) with compressed magnitudes, once with their phases and once without, summed.
+
+    References:
+        Ephrat et al. (2018), Looking to listen at the cocktail party (power-law compression).
+        Braun & Tashev (2021), A consolidated view of loss functions for supervised deep learning-based speech enhancement (both terms).
+    """
     found, wanted = (power_of(s) + FLOOR for s in (estimate, clean))
     aligned = found ** ((EXPONENT - 1) / 2) * estimate - wanted ** ((EXPONENT - 1) / 2) * clean
     return (power_of(aligned) + (found ** (EXPONENT / 2) - wanted ** (EXPONENT / 2)).square()).sum()

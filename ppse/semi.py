@@ -5,7 +5,8 @@
     a pair of both            log p(x, s)         q(z | x), and log p(s) with q(z | s)
     labels on parts of x      log p(x, s_known)   q(z | x)
 
-The last three are one: :func:`heard_bound` with a mask of what is known. Decoder and both encoders are trained jointly.
+The last three are one: :func:`heard_bound` with a mask of what is known. Decoder and both encoders are trained jointly. Where all of the
+speech is known, what is estimated of it in one pass is drawn to it as well: log p(s | x).
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from .corpus import Speech
 from .distributions import ComplexNormal
 from .elbo import negative_elbo
 from .guides import EncoderGuide
+from .listening import DISTANCE, distance
 from .mixture import Mixture
 from .models import NMFNoise, PartiallyObserved, VAESpeech
+from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Schedule, optimise
 from .recordings import Recordings, Stretches
 from .stft import POWER_FLOOR
@@ -74,6 +77,11 @@ class Shares(NamedTuple):
     The sum of ELBOs over all data has weights in proportion to the frames of each kind; equal ones give a few pairs their say beside
     hours of others. ``simulated`` is clean speech in noise that nobody recorded (:mod:`ppse.simulate`), a pair that costs nothing.
     Unlabelled recordings have a small weight: their bound is the only one that decoder and noise could also raise by trading places.
+    ``distance`` is that of speech estimated in one pass from speech that is known (:func:`ppse.listening.distance`), of pairs and of clean
+    speech in simulated noise. It stands for log p(s | x): a good joint density alone need not tell speech from noise well.
+
+    References:
+        Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models (weighted discriminative term).
     """
 
     clean: float = 1.0
@@ -81,6 +89,7 @@ class Shares(NamedTuple):
     noisy: float = 0.3
     pairs: float = 1.0
     labels: float = 1.0
+    distance: float = DISTANCE
 
 
 Kinds = dict[str, tuple[float, float]]
@@ -92,7 +101,9 @@ def clean_bound(vae: VAESpeech, s: Tensor, beta: float = 1.0) -> Tensor:
     return negative_elbo(Mixture(speech=vae), EncoderGuide({"speech.z": vae.encoder}), floored(s), beta=beta)
 
 
-def heard_bound(vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int = 5, guide: EncoderGuide | None = None) -> Tensor:
+def heard_bound(
+    vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int = 5, guide: EncoderGuide | None = None, heard: Heard | None = None,
+) -> Tensor:
     """-ELBO of noisy recordings with the speech that is known in them, under the noisy encoder, in nats, summed. Random.
 
     The graph is that of a mixture with a :class:`ppse.models.PartiallyObserved` prior. In frames that are known, the noise x - s is
@@ -107,6 +118,7 @@ def heard_bound(vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int =
         inner: M-steps; 0 takes what the listener hears for the noise everywhere. That is for a listener that is trained: what it
             hears costs nothing, so that without pairs it may come to hear all of the recording as noise.
         guide: proposes "speech.z" instead of the noisy encoder.
+        heard: what the listener makes of the recording, if that is known already.
 
     Raises:
         ValueError: when the VAE was built without a noisy encoder.
@@ -114,11 +126,9 @@ def heard_bound(vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int =
     References:
         Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models.
     """
-    encoder = vae.noisy_encoder
-    if encoder is None:
-        raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    encoder = _encoder(vae)
     x, clean, known = data
-    heard = encoder.hear(x)
+    heard = heard or encoder.hear(x)
     law = encoder.read(x, heard)
     guide = guide or EncoderGuide({"speech.z": Read(law)})
     power = heard.noise + POWER_FLOOR
@@ -133,6 +143,12 @@ def heard_bound(vae: VAESpeech, data: Stretches, beta: float = 1.0, inner: int =
         power = torch.where(known, power, fitted)
     model = Mixture(speech=speech, noise=lambda _: ComplexNormal(0j, power))
     return negative_elbo(model, guide, x, beta=beta) + tie
+
+
+def _encoder(vae: VAESpeech) -> NoisyEncoder:
+    if vae.noisy_encoder is None:
+        raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    return vae.noisy_encoder
 
 
 @torch.no_grad()
@@ -173,8 +189,7 @@ def train(
     """
     shares, team = shares or Shares(), team or Alone()
     check(training, validation, shares)
-    if vae.listener is None:
-        raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
+    _encoder(vae)
     tally: dict[tuple[str, bool], list[float]] = defaultdict(list)
     vae.requires_grad_(True)
 
@@ -214,8 +229,18 @@ def bounds(
     vae: VAESpeech, material: Material, batch: int, frames: int, generator: torch.Generator, beta: float, inner: int, shares: Shares,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Loss of a random batch of each kind that is there and has a weight, in nats per frame. Random from ``generator``, and globally."""
+    """Loss of a random batch of each kind that is there and has a weight, per frame. Random from ``generator``, and globally."""
     losses: dict[str, Tensor] = {}
+    distances: list[Tensor] = []
+
+    def of_pairs(data: Stretches) -> Tensor:
+        """Their bound; their distance is kept for later."""
+        encoder = _encoder(vae)
+        heard = encoder.hear(data.x)
+        if shares.distance:
+            distances.append(distance(vae, encoder, data.clean, data.x, heard))
+        return heard_bound(vae, data, beta, inner, heard=heard)
+
     if material.clean is not None and shares.clean:
         s = at_random_level(material.clean.segments(batch * frames // 16, 16, generator), generator).flatten(0, 1).to(device)
         losses["clean"] = clean_bound(vae, s, beta) / s.shape[-2]
@@ -223,13 +248,16 @@ def bounds(
         clean, noise = noisy_segments(material.clean, batch, frames, generator)
         whole = torch.ones(batch, 1, frames, 1, dtype=torch.bool)
         data = Stretches(*(part.to(device) for part in (clean + noise, clean, whole)))
-        losses["simulated"] = heard_bound(vae, data, beta, inner) / (batch * frames)
+        losses["simulated"] = of_pairs(data) / (batch * frames)
     for kind in ("noisy", "pairs", "labels"):
         recordings: Recordings | None = getattr(material, kind)
         if recordings is None or not getattr(shares, kind):
             continue
         data = Stretches(*(part.to(device) for part in recordings.stretches(batch, frames, generator)))
-        losses[kind] = heard_bound(vae, data, beta, inner) / (batch * frames)
         if kind == "pairs":
-            losses[kind] = losses[kind] + clean_bound(vae, data.clean.flatten(0, 2), beta) / (batch * frames)
+            losses[kind] = (of_pairs(data) + clean_bound(vae, data.clean.flatten(0, 2), beta)) / (batch * frames)
+        else:
+            losses[kind] = heard_bound(vae, data, beta, inner) / (batch * frames)
+    if distances:
+        losses["distance"] = torch.stack(distances).sum() / (batch * frames)
     return losses

@@ -16,9 +16,6 @@ from .recordings import Recordings
 from .stft import STFT, level
 from .workers import Alone, Workers
 
-COMPRESSION = 0.5
-"""Power to which magnitudes are raised in the loss, so that quiet bins count."""
-
 
 class SupervisedEnhancer(nn.Module):
     """Clean speech from noisy, in one pass of a :class:`ppse.models.encoders.Listener`; phases stay those of the recording.
@@ -56,17 +53,12 @@ class SupervisedEnhancer(nn.Module):
         return stft.synthesis(self(x / scale) * scale, wave.numel())
 
 
-def compressed_error(estimate: Tensor, clean: Tensor) -> Tensor:
-    """Squared error of complex STFTs (…, T, F) with their magnitudes raised to :data:`COMPRESSION`, summed.
+def squared_error(estimate: Tensor, clean: Tensor) -> Tensor:
+    """|estimate - clean|^2 of complex STFTs (…, T, F), summed.
 
-    References:
-        Ephrat et al. (2018), Looking to listen at the cocktail party (power-law compression).
+    On held-out mixtures it gave a mask of the same PESQ as compressed magnitudes do, and 1.3 dB more of SI-SDR (docs/semi.md).
     """
-    return power_of(_compressed(estimate) - _compressed(clean)).sum()
-
-
-def _compressed(x: Tensor) -> Tensor:
-    return x * (power_of(x) + 1e-8) ** ((COMPRESSION - 1) / 2)
+    return power_of(estimate - clean).sum()
 
 
 def train(
@@ -74,7 +66,7 @@ def train(
     batch: int = 8, frames: int = 100, steps: int | None = None, card: dict[str, object] | None = None,
     report: Callable[[Epoch, list[Epoch]], None] | None = None, team: Workers | None = None,
 ) -> list[Epoch]:
-    """Fit the network to pairs, in place, by :func:`compressed_error` per frame, and write the best weights to ``out``.
+    """Fit the network to pairs, in place, by :func:`squared_error` per frame, and write the best weights to ``out``.
 
     Args:
         training, validation: recordings whose clean speech is known everywhere.
@@ -95,7 +87,7 @@ def train(
 
     def loss(pairs: Recordings, generator: torch.Generator, _: Phase) -> Tensor:
         data = pairs.stretches(batch, frames, generator)
-        return compressed_error(network(data.x.to(team.device)), data.clean.to(team.device)) / (batch * frames)
+        return squared_error(network(data.x.to(team.device)), data.clean.to(team.device)) / (batch * frames)
 
     steps = steps or math.ceil(training.n_frames / (batch * frames))
     settings = {"loss": "mapping" if network.mapping else "mask", "stretches": [batch, frames]}

@@ -231,7 +231,7 @@ def test_a_weight_of_zero_leaves_a_kind_out(tmp_path: Path) -> None:
         VAESpeech(F, 2, (12,), context=5), _material(0), _material(1), tmp_path / "out.safetensors", Schedule(1), Shares(simulated=0.0, noisy=0.0),
         batch=2, frames=32, steps=1, report=lambda _, told: kinds.append(told),
     )
-    assert set(kinds[0]) == {"clean", "pairs", "labels"}
+    assert set(kinds[0]) == {"clean", "pairs", "labels", "distance"}
 
 
 def test_what_cannot_be_trained_on_is_refused(vae: VAESpeech, tmp_path: Path) -> None:
