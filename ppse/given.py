@@ -77,7 +77,7 @@ def labelled(labels: Sequence[Label], speech: str = "speech") -> Given:
             zero = stretch.x.new_zeros(silent.shape[-1], 1)
             return PartiallyObserved(source, zero, silent.unsqueeze(-1)) if silent.any() else source
 
-        return _wrapped(model, of, speech)
+        return wrapped(model, of, speech)
 
     return knowledge
 
@@ -130,7 +130,7 @@ def referenced(
             raise ValueError(f"referenced: no bin of the model from {low:g} to {high:g} Hz; expected a band that the reference can hold")
         wave = torch.from_numpy(audio.fitted(wave.numpy(), stretch.length))
         clean = (stft.analysis(wave[stretch.first : stretch.last]) / stretch.scale).to(stretch.x)
-        return _wrapped(model, lambda name, s: PartiallyObserved(s, clean, band.to(clean.device)) if name == source else s, source)
+        return wrapped(model, lambda name, s: PartiallyObserved(s, clean, band.to(clean.device)) if name == source else s, source)
 
     return knowledge
 
@@ -143,7 +143,15 @@ def reusable(source: Source) -> Source:
     return source
 
 
-def _wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) -> Mixture:
+def wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) -> Mixture:
+    """The model with every source under ``wrap(name, source)``.
+
+    Args:
+        needed: name of the source that something is known of.
+
+    Raises:
+        ValueError: when the model has no such source.
+    """
     if needed not in model.sources:
         raise ValueError(f"the model has no source '{needed}' to know something of; it has {', '.join(model.sources)}")
     return Mixture(**{name: wrap(name, reusable(source)) for name, source in model.sources.items()}).train(model.training)

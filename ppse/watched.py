@@ -12,7 +12,7 @@ from pyro.distributions import Bernoulli
 from torch import Tensor
 
 from . import media
-from .given import Given, Stretch
+from .given import Given, Stretch, wrapped
 from .lips import Lips
 from .method import Method
 from .mixture import Mixture, Source
@@ -23,8 +23,8 @@ from .mouth import find_lips
 from .switching_vem import switching_vem
 from .video import VideoError
 
-BLIND = 1e-8
-"""Probability of lips that cannot be relied on in a frame that is said to follow them: next to impossible, so that such frames are heard."""
+BLIND = 1e4
+"""Nats by which it is less likely that a frame follows lips that cannot be relied on: more than any sound can make up for."""
 
 MARGIN = 1.0
 """Seconds of lips before and after a stretch of sound, which the networks may look at."""
@@ -33,8 +33,8 @@ MARGIN = 1.0
 class SeenSpeech(SwitchingSpeech):
     """Speech that follows what is heard alone (expert 0), or the lips as well (expert 1), by a Markov chain.
 
-    Frames without reliable lips (:attr:`Lips.good`) are observed as such, site ``blind``, which expert 1 next to excludes; nothing is
-    concluded from those that look reliable.
+    Frames without reliable lips (:attr:`Lips.good`) are observed as such, site ``blind``, which excludes expert 1; nothing is concluded
+    from those that look reliable.
 
     Args:
         heard: a prior of sound.
@@ -46,12 +46,14 @@ class SeenSpeech(SwitchingSpeech):
         super().__init__([heard, seen], stay)
 
     def show(self, regime: Tensor) -> None:
+        """Observes frames without reliable lips, site ``blind``."""
         seen = self.experts["expert1"]
         assert isinstance(seen, WatchedSpeech)
         good = seen.good
         if good is not None and not good.all():
-            likely = torch.tensor([1.0, BLIND], device=regime.device)[regime]
-            pyro.sample("blind", Bernoulli(likely).mask(~good.to(regime.device)), obs=torch.ones_like(likely))
+            # In log-odds, as a probability is not taken to be less than what rounding leaves of 1, however small it is given.
+            odds = torch.tensor([BLIND, -BLIND], device=regime.device)[regime]
+            pyro.sample("blind", Bernoulli(logits=odds).mask(~good.to(regime.device)), obs=torch.ones_like(odds))
 
 
 class StretchOfLips(WatchedSpeech):
@@ -76,15 +78,12 @@ def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, stay: float = 
         ValueError: of the result, when the model has no such source.
     """
     def knowledge(model: Mixture, stretch: Stretch) -> Mixture:
-        if source not in model.sources:
-            raise ValueError(f"watched: the model has no source '{source}'; it has {', '.join(model.sources)}")
         rate = stretch.stft.sample_rate
         begin, end = stretch.first / rate, stretch.last / rate
         part = lips.between(begin + offset - MARGIN, end + offset + MARGIN)
         # Times count from the start of the margin; it is added to the offset, by which the picture is late.
         seen = StretchOfLips(seeing.to(stretch.x.device), [part], MARGIN)
-        sources = {name: SeenSpeech(prior, seen, stay) if name == source else prior for name, prior in model.sources.items()}
-        return Mixture(**sources).train(model.training)
+        return wrapped(model, lambda name, prior: SeenSpeech(prior, seen, stay) if name == source else prior, source)
 
     return knowledge
 

@@ -50,6 +50,17 @@ def test_frames_with_bad_lips_are_heard(priors: tuple[VAESpeech, AVVAESpeech], o
     assert seen[(times > 0.1) & (times < 0.4)].mean() > 0.2 and seen[(times > 1.1) & (times < 1.4)].mean() > 0.2
 
 
+def test_no_sound_makes_up_for_bad_lips(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    """The prior that hears expects far too much power, by some nats a bin; still, bad frames are its own."""
+    heard, _ = priors
+    same = AVVAESpeech.around(heard, 4).eval()
+    with torch.no_grad():
+        heard.decoder[-1].bias += 5.0
+    result = _enhanced(heard, watched(_lips(1.5, (0.6, 0.9)), same))
+    seen, times = _regimes(result, 0), torch.as_tensor(result.stft.centres(len(_regimes(result, 0))))
+    assert (seen[(times > 0.6) & (times < 0.9)] == 0).all() and seen[(times > 0.1) & (times < 0.5)].mean() > 0.9
+
+
 def test_lips_go_with_the_stretches_of_a_long_recording(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
     heard, _ = priors
     same = AVVAESpeech.around(heard, 4).eval()
@@ -79,7 +90,7 @@ def test_other_methods_sum_the_choice_out(priors: tuple[VAESpeech, AVVAESpeech])
 
 
 def test_a_source_that_is_not_there_is_refused(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
-    with pytest.raises(ValueError, match="no source 'voice'"):
+    with pytest.raises(ValueError, match="no source 'voice' to know something of"):
         ppse.enhance(NOISY, Mixture(speech=priors[0], noise=NMFNoise(2)), given=[watched(_lips(1.0, (9, 9)), priors[1], source="voice")])
 
 
