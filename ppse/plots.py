@@ -99,9 +99,9 @@ def plot_training(log: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for values, label in (([e.training for e in log], "training"), ([e.validation for e in log], "validation (other speakers)")):
+    for values, label in (([e.training for e in log], "training"), ([e.validation for e in log], "validation")):
         axes.plot([e.epoch + 1 for e in log], values, ".-", label=label)
-    axes.set(xlabel="epoch", ylabel="negative ELBO (nats per frame)")
+    axes.set(xlabel="epoch", ylabel="loss (nats per frame)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
-from ppse import STFT, weights
+from ppse import STFT, choices, weights
+from ppse.cli import app
 from ppse.corpus import Speech, Waves
 from ppse.distributions import power_of
 from ppse.listening import ListenerRecipe, distance, equalised, mixtures, train_listener, train_listener_of
@@ -75,6 +77,18 @@ def folders(tmp_path: Path) -> Callable[[str, float], Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.mark.slow
+def test_command_line(folders: Callable[[str, float], Path], tmp_path: Path) -> None:
+    weights.write(VAESpeech(n_latent=2, hidden=(4,)), tmp_path / "vae.safetensors", {})
+    speech, noise, out = folders("speech", 300.0), folders("noise", 2000.0), tmp_path / "aware.safetensors"
+    small = ["--context", "3", "--epochs", "1", "--batch", "2", "--frames", "16", "--validation", "0.4", "--no-mixed"]
+    command = ["train", "listener", str(tmp_path / "vae.safetensors"), str(speech), "--noise", str(noise), "-o", str(out), *small]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    assert "listener 1/1" in run.output and out.with_suffix(".png").stat().st_size > 1000
+    assert choices.model(str(out), "heard").noise.ears.settings["context"] == 3
 
 
 def test_training_lowers_the_loss_and_leaves_the_speech_model(folders: Callable[[str, float], Path], tmp_path: Path) -> None:

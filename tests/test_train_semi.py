@@ -50,6 +50,7 @@ def test_every_kind_becomes_one_prior_that_enhances(corpus: Path) -> None:
     assert "gone.wav" in result.output and "looks like clean speech" in result.output
     assert all(kind in result.output for kind in ("simulated", "noisy", "pairs", "labels"))
     card = weights.card(out)
+    assert out.with_suffix(".png").stat().st_size > 1000
     assert card["finished"] and card["files"] == {"left_out": 2} and card["shares"]["noisy"] == 0.3
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1 and "is there already" in again.output.replace("\n", " ")
@@ -72,3 +73,10 @@ def test_what_is_missing_is_told(corpus: Path, inputs: tuple[str, ...], message:
     result = CliRunner().invoke(app, ["train", "semi", *given, "-o", str(corpus / "out.safetensors"), *SMALL])
     assert result.exit_code == 1 and message in result.output.replace("\n", " ")
     assert not (corpus / "out.safetensors").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    out = str(tmp_path / "out.safetensors")
+    for command in (["semi", "--clean", "speech"], ["listener", "vae", "speech", "--noise", "noise"]):
+        result = CliRunner().invoke(app, ["train", *command, "-o", out, "--device", "abacus"])
+        assert result.exit_code == 2 and "'abacus' cannot be used here" in " ".join(result.output.replace("│", " ").split())

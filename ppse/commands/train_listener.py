@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import weights
+from .. import choices, plots, weights
 from ..console import bar, complain_left_out, progress_bars, say
 from ..listening import ListenerRecipe, train_listener_of
 from ..models import VAESpeech
@@ -27,7 +27,7 @@ def listener(
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
     batch: Annotated[int, typer.Option(min=2, help="Segments per step.")] = ListenerRecipe.batch,
     frames: Annotated[int, typer.Option(min=16, help="Frames per segment.")] = ListenerRecipe.frames,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction held out: of speech by speaker, of noise by file.")] = 0.08,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction held out, by speaker and file of noise.")] = ListenerRecipe.validation,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
     devices: Annotated[int, typer.Option(min=1, help="So many processes or GPUs, side by side; needs ppse\\[train].")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -42,6 +42,7 @@ def listener(
     What it helps to find is no longer unsupervised in the noise. An interrupted run goes on where it was.
     """
     check_weights_name(out)
+    choices.check_device(device)
     team = workers(devices, device)
     recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed)
     with progress_bars() as progress:
@@ -50,6 +51,7 @@ def listener(
         def report(_: Epoch, log: list[Epoch]) -> None:
             advance(len(log), epochs)
             say(f"listener {len(log)}/{epochs}: {log[-1].sentence}")
+            plots.plot_training(log, out.with_suffix(".png"))
 
         train_listener_of(
             VAESpeech.pretrained(prior), inputs, noise, out, recipe, note=data_note, licence=licence, report=report,

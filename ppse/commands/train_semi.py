@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import weights
+from .. import choices, plots, weights
 from ..console import bar, complain_left_out, progress_bars, say
 from ..models import VAESpeech
 from ..optimisation import Epoch
@@ -39,7 +39,7 @@ def semi(
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = SemiRecipe.patience,
     batch: Annotated[int, typer.Option(min=1, help="Stretches of each kind per step.")] = SemiRecipe.batch,
     frames: Annotated[int, typer.Option(min=16, help="Frames per stretch.")] = SemiRecipe.frames,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of each kind held out, of clean speech by speaker.")] = 0.05,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction of each kind held out.")] = SemiRecipe.validation,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, data and number of devices, same weights.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     devices: Annotated[int, typer.Option(min=1, help="So many GPUs, or processes, side by side; needs ppse\\[train].")] = 1,
@@ -51,11 +51,12 @@ def semi(
     Example: `ppse train semi --clean speech --noisy field --pairs mixtures/manifest.json -o prior.safetensors`
 
     Clean speech, or pairs, there must be. What cannot be used is told and left out: pairs of unequal length or not aligned, noisy
-    recordings that look clean, files that are missing. An interrupted run goes on where it was.
+    recordings that look clean, files that are missing. Loss curves appear beside the weights. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     settings = SemiRecipe(latent, tuple(hidden), context, epochs, learning_rate, patience, batch, frames, inner, validation, seed)
     shares = Shares(clean_weight, simulated_weight, noisy_weight, pairs_weight, labels_weight, distance_weight)
+    choices.check_device(device)
     team = workers(devices, device)
     with progress_bars() as progress:
         done = bar(progress, "train")
@@ -64,6 +65,7 @@ def semi(
             done(len(log), epochs)
             each = ", ".join(f"{kind} {training:.0f} / {validation:.0f}" for kind, (training, validation) in kinds.items())
             say(f"{len(log)}/{epochs}: {log[-1].sentence}; {each}")
+            plots.plot_training(log, out.with_suffix(".png"))
 
         train_semi_prior(
             out, clean, noisy, pairs, labels, settings, shares, start=VAESpeech.pretrained(start) if start else None, note=data_note,
