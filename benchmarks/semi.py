@@ -67,13 +67,14 @@ class Settings(NamedTuple):
 
 
 SMALL = Settings(
-    25, 112, 24, base=800, more=200, alone=1000, latent=16, hidden=128, context=64, batch=6, batch_alone=12, frames=64, seeds=1,
+    25, 112, 24, base=800, more=120, alone=800, latent=16, hidden=128, context=64, batch=6, batch_alone=12, frames=64, seeds=1,
 )
 FULL = Settings(
     600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, batch_alone=16, frames=100, seeds=5,
 )
-EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 6
+EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 5
 RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
+SHARES = semi.Shares()
 
 
 class Cell(NamedTuple):
@@ -178,9 +179,14 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
         base = path.with_name(f"base_{cell.seed}.safetensors")
         nothing = Cell("unsupervised", 0.0, 0.0, cell.seed)
         if not base.exists() or base.with_suffix(".resume").exists():
-            semi.train(network, *material(data, nothing), base, schedule(RATE), semi.Shares(distance=0.0), s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
+            first = semi.Shares(distance=0.0)
+            semi.train(
+                network, *material(data, nothing), base, schedule(RATE), first, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds,
+            )
         network.load_state_dict(weights.read(base)[0])
-        semi.train(network, training, validation, path, schedule(RATE_MORE), semi.Shares(), s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds)
+        semi.train(
+            network, training, validation, path, schedule(RATE_MORE), SHARES, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds,
+        )
     return weights.load(cls, path)
 
 

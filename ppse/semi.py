@@ -81,7 +81,7 @@ class Shares(NamedTuple):
     speech in simulated noise. It stands for log p(s | x): a good joint density alone need not tell speech from noise well.
 
     References:
-        Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models (weighted discriminative term).
+        Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models (bounds, and the term beside them).
     """
 
     clean: float = 1.0
@@ -112,9 +112,7 @@ def heard_bound(
     KL(fitted noise | heard noise), as amortised EM.
 
     Args:
-        vae: with a noisy encoder.
-        data: stretches of unit level.
-        beta: weight of the KL divergence of the latents.
+        vae, data, beta: with a noisy encoder; stretches of unit level; weight of the KL divergence of the latents.
         inner: M-steps; 0 takes what the listener hears for the noise everywhere. That is for a listener that is trained: what it
             hears costs nothing, so that without pairs it may come to hear all of the recording as noise.
         guide: proposes "speech.z" instead of the noisy encoder.
@@ -122,12 +120,9 @@ def heard_bound(
 
     Raises:
         ValueError: when the VAE was built without a noisy encoder.
-
-    References:
-        Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models.
     """
-    encoder = _encoder(vae)
     x, clean, known = data
+    encoder = _encoder(vae)
     heard = heard or encoder.hear(x)
     law = encoder.read(x, heard)
     guide = guide or EncoderGuide({"speech.z": Read(law)})
@@ -176,16 +171,13 @@ def train(
     Args:
         vae: untrained, or trained so far; with a noisy encoder.
         training, validation: of the same kinds.
-        out: weights file; beside it the state of an unfinished run, as for :func:`ppse.training.train`.
-        shares: weights of the kinds in the loss.
-        batch, frames: stretches of each kind per step, and their length.
-        inner: M-steps of the inner EM; see :func:`heard_bound`.
-        steps: per epoch; so many that most of the data is seen, unless given.
+        out, schedule, card, team: as for :func:`ppse.training.train`.
+        shares, inner: weights of the kinds in the loss; M-steps of the inner EM, see :func:`heard_bound`.
+        batch, frames, steps: stretches of each kind per step, their length, and steps per epoch; so many that most is seen, unless given.
         report: called after each epoch with the log, and the losses of each kind in it.
 
     Raises:
-        ValueError: when there is nothing that tells of speech, kinds are missing in validation, or the VAE has no noisy encoder.
-        WeightsError, TrainingError: as :func:`ppse.training.train`.
+        ValueError, WeightsError, TrainingError: as :func:`check`, as the VAE has no noisy encoder, and as :func:`ppse.training.train`.
     """
     shares, team = shares or Shares(), team or Alone()
     check(training, validation, shares)
@@ -231,14 +223,13 @@ def bounds(
 ) -> dict[str, Tensor]:
     """Loss of a random batch of each kind that is there and has a weight, per frame. Random from ``generator``, and globally."""
     losses: dict[str, Tensor] = {}
-    distances: list[Tensor] = []
 
     def of_pairs(data: Stretches) -> Tensor:
-        """Their bound; their distance is kept for later."""
+        """Their bound; their distance goes to the losses."""
         encoder = _encoder(vae)
         heard = encoder.hear(data.x)
         if shares.distance:
-            distances.append(distance(vae, encoder, data.clean, data.x, heard))
+            losses["distance"] = losses.get("distance", 0) + distance(vae, encoder, data.clean, data.x, heard) / (batch * frames)
         return heard_bound(vae, data, beta, inner, heard=heard)
 
     if material.clean is not None and shares.clean:
@@ -254,10 +245,6 @@ def bounds(
         if recordings is None or not getattr(shares, kind):
             continue
         data = Stretches(*(part.to(device) for part in recordings.stretches(batch, frames, generator)))
-        if kind == "pairs":
-            losses[kind] = (of_pairs(data) + clean_bound(vae, data.clean.flatten(0, 2), beta)) / (batch * frames)
-        else:
-            losses[kind] = heard_bound(vae, data, beta, inner) / (batch * frames)
-    if distances:
-        losses["distance"] = torch.stack(distances).sum() / (batch * frames)
+        loss = of_pairs(data) + clean_bound(vae, data.clean.flatten(0, 2), beta) if kind == "pairs" else heard_bound(vae, data, beta, inner)
+        losses[kind] = loss / (batch * frames)
     return losses

@@ -16,10 +16,11 @@ from ppse.corpus import Speech, Waves
 from ppse.distributions import ComplexNormal
 from ppse.elbo import negative_elbo
 from ppse.guides import EncoderGuide
+from ppse.listening import distance
 from ppse.models import PartiallyObserved, VAESpeech
 from ppse.optimisation import Epoch, Schedule
 from ppse.recordings import Recordings, Stretches
-from ppse.semi import Kinds, Material, Shares, _fitted, check, clean_bound, heard_bound, train
+from ppse.semi import Kinds, Material, Shares, _fitted, bounds, check, clean_bound, heard_bound, train
 from ppse.stft import POWER_FLOOR
 from ppse.training import Read, floored
 
@@ -232,6 +233,33 @@ def test_a_weight_of_zero_leaves_a_kind_out(tmp_path: Path) -> None:
         batch=2, frames=32, steps=1, report=lambda _, told: kinds.append(told),
     )
     assert set(kinds[0]) == {"clean", "pairs", "labels", "distance"}
+
+
+def test_the_distance_stands_beside_the_bound_of_pairs_and_changes_nothing_in_it(vae: VAESpeech) -> None:
+    vae.float()
+    alone = Material(pairs=_material(0).pairs)
+    assert alone.pairs is not None and vae.noisy_encoder is not None
+
+    def losses(weight: float) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        return bounds(vae, alone, 2, 32, torch.Generator().manual_seed(2), 1.0, 1, Shares(distance=weight), torch.device("cpu"))
+
+    data = alone.pairs.stretches(2, 32, torch.Generator().manual_seed(2))
+    expected = distance(vae, vae.noisy_encoder, data.clean, data.x, vae.noisy_encoder.hear(data.x)) / 64
+    beside, bound = losses(3.0), losses(0.0)
+    assert set(bound) == {"pairs"} and torch.equal(beside["pairs"], bound["pairs"])
+    torch.testing.assert_close(beside["distance"], expected)
+
+
+def test_simulated_pairs_count_in_the_distance_too(vae: VAESpeech) -> None:
+    vae.float()
+
+    def distance_of(**weights: float) -> Tensor:
+        shares = Shares(**{**dict.fromkeys(Shares._fields, 0.0), "distance": 1.0, **weights})
+        return bounds(vae, _material(0), 2, 32, torch.Generator().manual_seed(2), 1.0, 1, shares, torch.device("cpu"))["distance"]
+
+    assert distance_of(pairs=1.0) > 0 and distance_of(simulated=1.0) > 0
+    assert distance_of(pairs=1.0, simulated=1.0) > distance_of(simulated=1.0)
 
 
 def test_what_cannot_be_trained_on_is_refused(vae: VAESpeech, tmp_path: Path) -> None:
