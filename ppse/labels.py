@@ -18,6 +18,9 @@ TEXTS: dict[str, Kind] = {
 }
 """What a label may say, in any case: that nobody speaks, which is also meant where it says nothing, or that there is no noise."""
 
+SUFFIXES = (".txt", ".csv")
+"""Of label files."""
+
 SLACK = 0.05
 """Seconds by which a label may reach beyond the end of the recording; editors round."""
 
@@ -98,13 +101,18 @@ def read_track(path: str | os.PathLike[str]) -> list[Line]:
     return found
 
 
+def named(folder: Path) -> set[str]:
+    """Names of the recordings that label files in a folder are of."""
+    return {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES}
+
+
 def file_of_labels(recording: Path, folder: Path) -> Path | None:
     """The label file in a folder that has the name of the recording, NAME.txt or NAME.csv; None when there is none.
 
     Raises:
         LabelError: when there are both.
     """
-    found = [path for suffix in (".txt", ".csv") if (path := folder / f"{recording.stem}{suffix}").is_file()]
+    found = [path for suffix in SUFFIXES if (path := folder / f"{recording.stem}{suffix}").is_file()]
     if len(found) > 1:
         raise LabelError(f"{recording}: has labels in {found[0]} and in {found[1].name}; expected one file")
     return found[0] if found else None

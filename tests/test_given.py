@@ -143,6 +143,8 @@ def test_command_line(tmp_path: Path) -> None:
     assert abs(audio.read(tmp_path / "out" / "a.wav")[0][0, :5000]).max() < 1e-6
     both = CliRunner().invoke(app, ["enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--labels", str(tmp_path / "labels" / "a.txt")])
     assert both.exit_code == 2 and "one file for 2 recordings" in " ".join(both.output.replace("│", " ").split())
+    none = CliRunner().invoke(app, ["enhance", str(tmp_path / "in"), "-o", str(tmp_path / "none"), "--labels", str(tmp_path / "in")])
+    assert none.exit_code == 2 and "has the name of a recording" in " ".join(none.output.replace("│", " ").split())
     (tmp_path / "labels" / "a.csv").write_text("0,0.4\n")
     twice = CliRunner().invoke(app, ["enhance", str(tmp_path / "in" / "a.wav"), "-o", str(tmp_path / "two"), "--labels", str(tmp_path / "labels")])
     assert twice.exit_code == 1 and "expected one file" in twice.output

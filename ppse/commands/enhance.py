@@ -17,6 +17,7 @@ from .. import demo as demonstration
 from ..console import INTERRUPTED, bar, complain, progress_bars, say
 from ..enhance import RANK, SPACING
 from ..given import Given, labels_of
+from ..labels import named
 from ..models import AVVAESpeech
 from ..streaming import Stream
 from ..watched import lips_of, watching
@@ -79,6 +80,8 @@ def enhance(
         raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
     if labels and not labels.is_dir() and len(tasks) > 1:
         raise typer.BadParameter(f"'{labels}' is one file for {len(tasks)} recordings; give a folder of label files", param_hint="--labels")
+    if labels and labels.is_dir() and tasks and not named(labels) & {file.stem for file in tasks}:
+        raise typer.BadParameter(f"no label file in '{labels}' has the name of a recording; expected NAME.txt or NAME.csv", param_hint="--labels")
     if lips and labels:
         raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
     given: Callable[[Path], list[Given]] | None = (lambda file: labels_of(file, labels)) if labels else None
