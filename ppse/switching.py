@@ -6,20 +6,21 @@ For a model with one :class:`ppse.models.SwitchingSpeech` (or a source that keep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Dirichlet, Independent, TorchDistribution
+from pyro.distributions import Dirichlet, Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .distributions import ComplexNormal
+from .hidden_markov import PLATES, HiddenMarkov
 from .infer import EStep, Expectation, Position
 from .infer.density import is_latent
-from .infer.discrete import Smoothed, filtered, forward_backward, sample_path
+from .infer.discrete import Smoothed, forward_backward, sample_path
 from .mixture import Mixture
 from .models import MarkovChain, SwitchingSpeech
 
@@ -86,11 +87,7 @@ class _EveryRegime(Messenger):
         if isinstance(msg["fn"], MarkovChain):
             self.found.append((msg["name"], msg["fn"]))
             states = torch.arange(msg["fn"].n_states, device=msg["fn"].initial.device)
-            msg["value"], msg["done"], msg["stop"] = states.reshape(-1, *(1,) * _PLATES), True, True
-
-
-_PLATES = 3
-"""Dims of plates: utterances, chains, frames."""
+            msg["value"], msg["done"], msg["stop"] = states.reshape(-1, *(1,) * PLATES), True, True
 
 
 class _SummedOut(_EveryRegime):
@@ -106,52 +103,6 @@ class _SummedOut(_EveryRegime):
             law = HiddenMarkov(self.chain, msg["fn"], self.before)
             self.before = law.emissions(msg["value"])
             msg["fn"] = law
-
-
-class HiddenMarkov(TorchDistribution):
-    """What is seen of a chain: ``log_prob`` gives log p(x_t | x_<t) at the place of frame t, by the forward algorithm.
-
-    Args:
-        chain: law of the states, over T frames.
-        emission: law of the frames in every state, batch shape (M, …, T).
-        before: log-likelihoods (…, T, M) of what else has been seen of the chain; the law is that given it.
-    """
-
-    arg_constraints: dict[str, Any] = {}
-
-    def __init__(
-        self, chain: MarkovChain, emission: TorchDistribution, before: Tensor | None = None, batch_shape: torch.Size | None = None,
-    ) -> None:
-        self.chain, self.emission, self.before = chain, emission, before
-        batch = _without_ones(emission.batch_shape[1:]) if batch_shape is None else batch_shape
-        super().__init__(torch.Size(batch), emission.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.emission.support
-
-    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: object = None) -> HiddenMarkov:
-        return HiddenMarkov(self.chain, self.emission, self.before, torch.Size(batch_shape))
-
-    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch)
-        shape = torch.Size((*sample_shape, *self.batch_shape))
-        path = self.chain.expand(shape).sample()
-        drawn: Tensor = self.emission.expand(torch.Size((self.chain.n_states, *shape))).sample()
-        index = path.reshape(1, *shape, *(1,) * self.event_dim).expand(1, *drawn.shape[1:])
-        return drawn.gather(0, index).squeeze(0)
-
-    def emissions(self, value: Tensor) -> Tensor:
-        """Log-likelihoods of all that has been seen with the value, (…, T, M)."""
-        of_value = _emissions(self.emission.log_prob(value), self.chain)
-        return of_value if self.before is None else of_value + self.before
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        numbers = self.chain.log_initial, self.chain.log_transition
-        seen = filtered(*numbers, self.emissions(value))
-        if self.before is not None:
-            seen = seen - filtered(*numbers, self.before)
-        frames = torch.cat([seen[..., :1], seen.diff(dim=-1)], -1)
-        return frames.expand(torch.broadcast_shapes(frames.shape, self.batch_shape))
 
 
 def collapsed(graph: Graph) -> Graph:
@@ -263,18 +214,7 @@ def hold_chain(model: Mixture) -> None:
 
 def _shows_regimes(site: Any) -> bool:
     """Whether a site is what is seen of the frames in every regime."""
-    return bool(site["type"] == "sample" and site["is_observed"] and len(site["fn"].batch_shape) > _PLATES)
-
-
-def _emissions(log_prob: Tensor, chain: MarkovChain) -> Tensor:
-    """Log-likelihoods (M, …, T) as (…, T, M), without dims of size 1 in front."""
-    moved = log_prob.expand(chain.n_states, *log_prob.shape[1:]).movedim(0, -1)
-    return moved.reshape(*_without_ones(moved.shape[:-1]), moved.shape[-1])
-
-
-def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    """A batch shape without the dim of utterances when there is none."""
-    return tuple(shape[1:]) if len(shape) == _PLATES and shape[0] == 1 else tuple(shape)
+    return bool(site["type"] == "sample" and site["is_observed"] and len(site["fn"].batch_shape) > PLATES)
 
 
 def _over_chains(value: Tensor, event_dim: int, batched: bool) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppse import ComplexNormal, Mixture, with_priors
 from ppse.guides import mean_field, starting_guide
+from ppse.hidden_markov import HiddenMarkov
 from ppse.infer import BlockError, fit, log_density
 from ppse.infer.discrete import forward_backward
 from ppse.models import CodeChain, CodePrior, MarkovChain, MixtureSpeech, PartiallyObserved, StationaryNoise, SwitchingSpeech, VAESpeech
@@ -83,8 +84,9 @@ def test_a_chain_for_every_chain_and_utterance() -> None:
     lambda: SwitchingSpeech(_vaes(3), dist.Dirichlet(torch.full((3,), 9.0))), lambda: SwitchingSpeech([StationaryNoise(), *_vaes()], 0.3),
 ])
 def test_contract_of_a_source(source: object) -> None:
+    made = source()  # type: ignore[operator]  # of functions that make one
     torch.manual_seed(8)
-    check_source(source(), 12, F, aside=[f"expert{i}.encoder" for i in range(3)])  # type: ignore[operator]  # of functions that make one
+    check_source(made, 40, F, aside=[f"expert{i}.encoder" for i in range(3)])  # long enough for every expert to be drawn
 
 
 def test_summed_out_is_the_sum_over_all_paths() -> None:
@@ -187,6 +189,23 @@ def test_bins_that_are_known_speak_for_their_regime_too() -> None:
     trace.compute_log_prob()
     seen = sum(site["log_prob"].sum(-1) for name, site in trace.nodes.items() if site["type"] == "sample" and name not in latents)
     torch.testing.assert_close(seen, torch.stack(total).logsumexp(0))
+
+
+def test_what_is_drawn_of_the_summed_out_graph_follows_what_else_is_seen() -> None:
+    """The states are told by the signs of what is drawn; the first and the last are excluded by what was seen before."""
+    chain = MarkovChain(INITIAL, TRANSITION, 3)
+    emission = dist.Normal(torch.tensor([-100.0, 100.0]).reshape(2, 1, 1, 1), 1.0).expand((2, 1, 4000, 3))
+    torch.manual_seed(0)
+    for before, allowed in ((None, 8), (torch.tensor([[0.0, -1e4], [0.0, 0.0], [-1e4, 0.0]]), 2)):
+        law = HiddenMarkov(chain, emission, before)
+        drawn_signs = (law.sample() > 0).long() @ torch.tensor([4, 2, 1])
+        share = drawn_signs.bincount(minlength=8) / 4000
+        weight = torch.stack([chain.log_prob(torch.tensor(p)).sum().exp() for p in product(range(2), repeat=3)])
+        if before is not None:
+            weight = weight * torch.tensor([0, 1, 0, 1, 0, 0, 0, 0])
+        weight = weight / weight.sum()
+        assert (share > 0).sum() == allowed
+        assert ((share - weight).abs() < 4.5 * (weight * (1 - weight) / 4000).sqrt() + 1e-6).all()
 
 
 def test_the_start_has_the_encoders_of_all_experts() -> None:
