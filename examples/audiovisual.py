@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 
 import ppse
 from ppse import STFT, audio, corruptions, methods, metrics
-from ppse.av_corpus import Clip, WatchedWaves
+from ppse.av_corpus import WatchedWaves, find_clips
 from ppse.av_training import train_av
 from ppse.lips import Lips
 from ppse.models import AVVAESpeech, NMFNoise, StationaryNoise, SwitchingSpeech, VAESpeech
 from ppse.optimisation import Schedule
+from ppse.regimes import plot_regimes, regime_posterior
 from ppse.stft import level
 from ppse.training import train
 
@@ -48,8 +48,8 @@ def learnt(epochs: int) -> tuple[VAESpeech, AVVAESpeech]:
     torch.manual_seed(0)
     vae = VAESpeech(n_latent=4, hidden=(64,))
     with tempfile.TemporaryDirectory() as folder:
-        train(vae, data, data, Path(folder) / "a.safetensors", Schedule(5 * epochs, 3e-3), batch=128)
-        speech = AVVAESpeech.around(vae, n_seen=16)
+        train(vae, data, data, Path(folder) / "a.safetensors", Schedule(2 * epochs, 3e-3), batch=128)
+        speech = AVVAESpeech.around(vae, n_seen=16, heard_lips=False)
         train_av(speech, data, data, Path(folder) / "av.safetensors", Schedule(epochs, 3e-3), batch=4, frames=60)
     return vae.requires_grad_(False), speech.eval().requires_grad_(False)
 
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     """A third of the images is covered; which prior is believed when?"""
     if args.clip:
         vae, watching = VAESpeech.pretrained("a_vae"), AVVAESpeech.pretrained()
-        clean, lips = Clip(args.clip, args.clip.with_suffix(".ogg") if args.clip.with_suffix(".ogg").exists() else args.clip).read(STFT())
+        clean, lips = find_clips([args.clip])[0].read(STFT())
         noise = torch.from_numpy(np.resize(audio.read_mono(args.noise), len(clean)))
     else:
         vae, watching = learnt(args.epochs)
@@ -76,28 +76,20 @@ def main(args: argparse.Namespace) -> None:
         result = ppse.enhance(noisy, model, methods.default(args.iterations), keep_run=True)
         print(f"{name}: SI-SDR {metrics.si_sdr(clean.numpy(), result.estimates['speech'][0]):.1f} dB")
 
-    regime = result.runs[0].draws.values["speech.regime"]  # 0 the sound alone, 1 the lips, in every frame of every draw
-    watched = (regime == 1).double().reshape(-1, regime.shape[-1]).mean(0)
-    where = covered.where[covered.lips.align(torch.as_tensor(STFT().centres(len(watched)))).place.round().long()]
-    print(f"lips believed where covered: {watched[where].mean():.2f}, elsewhere: {watched[~where].mean():.2f}")
-
-    figure, (strip, spectrogram, chain) = plt.subplots(3, 1, figsize=(10, 6), layout="constrained")
-    strip.imshow(torch.cat(list(covered.lips.frames[::5]), -1), cmap="gray", aspect="auto")
-    spectrogram.imshow(STFT().analysis(noisy).abs().add(1e-4).log().T, origin="lower", aspect="auto")
-    chain.plot(STFT().centres(len(watched)), watched)
-    chain.fill_between(STFT().centres(len(watched)), where, color="tab:red", alpha=0.2, label="covered")
-    chain.set(xlabel="seconds", ylabel="p(lips are believed)", ylim=(0, 1))
-    chain.legend()
-    figure.savefig(args.out)
+    times, probability = regime_posterior(result)
+    believed = torch.from_numpy(probability[:, 1])  # expert 1 watches the lips
+    where = covered.where[covered.lips.align(torch.from_numpy(times)).place.round().long()]
+    print(f"lips believed where covered: {believed[where].mean():.2f}, elsewhere: {believed[~where].mean():.2f}")
+    plot_regimes(result, args.out, experts=["listens", "watches"], lips=covered.lips)
     print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", type=Path, help="with its sound, or an .ogg of the same name beside it")
-    parser.add_argument("--noise", type=Path)
+    parser.add_argument("--clip", help="with its sound, or an audio file of the same name beside it")
+    parser.add_argument("--noise", help="sound of it, for --clip")
     parser.add_argument("--snr", type=float, default=0.0)
-    parser.add_argument("--epochs", type=int, default=5, help="of the small priors")
+    parser.add_argument("--epochs", type=int, default=20, help="of the small priors")
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="chain.png")
