@@ -27,7 +27,7 @@ def listener(
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
     batch: Annotated[int, typer.Option(min=2, help="Segments per step.")] = ListenerRecipe.batch,
     frames: Annotated[int, typer.Option(min=16, help="Frames per segment.")] = ListenerRecipe.frames,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction held out, of speakers and noise files.")] = ListenerRecipe.validation,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.5, help="Fraction held out, of speakers and of noise.")] = ListenerRecipe.validation,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and data, same weights.")] = 0,
     devices: Annotated[int, typer.Option(min=1, help="So many processes or GPUs, side by side; needs ppse\\[train].")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
