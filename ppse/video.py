@@ -29,6 +29,9 @@ BIT_RATE = 128_000
 MPEG_BITS = 0.3
 """Of MPEG-1 pictures, per pixel."""
 
+HOLE = 0.1, 600.0
+"""Seconds of sound that are missing: shorter holes are how exact times are, longer ones are times that are broken."""
+
 COPIED = ("h264", "hevc", "mpeg4")
 """Codecs whose frames are passed on as they are from one file of the mp4 family to another; others are encoded anew."""
 
@@ -75,7 +78,7 @@ def pictures(path: str | os.PathLike[str]) -> Iterator[Picture]:
 
 
 def sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
-    """The sound of a video, (channels, N) float32, and its rate in Hz. Damaged stretches are left out.
+    """The sound of a video, (channels, N) float32, and its rate in Hz. Where it is damaged or missing there is silence, in time with the pictures.
 
     Raises:
         VideoError: when the file is missing, no video, or without sound.
@@ -88,11 +91,18 @@ def sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
             raise VideoError(f"{path}: a video without sound; there is nothing to enhance")
         stream = container.streams.audio[0]
         to_floats = AudioResampler(format="fltp")
-        parts = [part.to_ndarray() for packet in container.demux(stream) for frame in _decoded(packet) for part in to_floats.resample(frame)]
-        rate = stream.rate
+        rate, start, parts, count = stream.rate, _start(stream), list[NDArray[np.float32]](), 0
+        for packet in container.demux(stream):
+            for frame in _decoded(packet):
+                missing = 0 if frame.time is None else round((frame.time - start) * rate) - count
+                waves = [np.asarray(part.to_ndarray(), np.float32) for part in to_floats.resample(frame)]
+                if waves and HOLE[0] * rate < missing < HOLE[1] * rate:
+                    waves = [np.zeros((len(waves[0]), missing), np.float32), *waves]
+                count += sum(wave.shape[-1] for wave in waves)
+                parts += waves
     if not parts:
         raise VideoError(f"{path}: its sound cannot be decoded, or is empty; repair or re-export the file")
-    return np.concatenate(parts, -1).astype(np.float32), rate
+    return np.concatenate(parts, -1), rate
 
 
 def write(path: str | os.PathLike[str], source: str | os.PathLike[str], samples: NDArray[np.floating], rate: int) -> None:

@@ -138,6 +138,23 @@ def test_a_damaged_stretch_is_left_out(make_clip: Clip) -> None:
     assert video.sound(path)[0].size > 0
 
 
+def test_sound_after_a_damaged_stretch_stays_in_time(make_clip: Clip) -> None:
+    import av
+
+    wave = _click(16_000, 2.5, 3.0) + 0.01 * np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32)
+    path = make_clip(_levels(75), np.arange(75) / 25, wave)
+    before, _ = video.sound(path)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(container.streams.audio[0]) if packet.size]
+    data = bytearray(path.read_bytes())
+    for place, size in places[15:22]:
+        data[place : place + size] = b"\xff" * size
+    path.write_bytes(data)
+    after, _ = video.sound(path)
+    assert after.shape == before.shape and np.abs(after).argmax() == np.abs(before).argmax()
+    assert (after[0, 16 * 1024 : 21 * 1024] == 0).mean() > 0.8
+
+
 def test_outputs_that_cannot_be_written_leave_nothing(make_clip: Clip, tmp_path: Path) -> None:
     source = make_clip(_levels(5), np.arange(5) / 25)
     with pytest.raises(VideoError, match="no type of video"):
