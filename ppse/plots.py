@@ -14,6 +14,7 @@ from . import audio
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from .enhance import Enhancement, Trace
     from .training import Epoch
@@ -55,7 +56,7 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     panels = {"noisy": result.noisy[channel]}
     panels |= {"enhanced" if name == "speech" else name: wave[channel] for name, wave in result.estimates.items()}
     spectra = {name: spectrogram(wave, result) for name, wave in panels.items()}
-    top = 10 * np.ceil(np.quantile(spectra["noisy"], 0.9995) / 10) if panels["noisy"].any() else 0.0
+    top = brightest(spectra["noisy"]) if panels["noisy"].any() else 0.0
     shown = "speech" if "speech" in result.estimates else next(iter(result.estimates), "")
     if shown in result.std:
         variance = torch.from_numpy(result.std[shown][channel]).square()
@@ -67,14 +68,9 @@ def plot_enhancement(result: Enhancement, path: str | os.PathLike[str] | None = 
     halves = figure.add_gridspec(2 + banded, 1, height_ratios=(1.9, 1, 1)[: 2 + banded])
     upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1 + banded])
     row: Sequence[Axes] = upper.subplots(1, len(spectra), sharex=True, sharey=True, squeeze=False)[0]
-    duration, lead = result.noisy.shape[-1] / result.sample_rate, (result.stft.n_fft - result.stft.hop) / result.stft.sample_rate
     for axes, (name, spectrum) in zip(row, spectra.items(), strict=True):
-        # A frame starts up to `lead` before the recording; its column stands at its centre.
-        extent = (-lead / 2, duration + lead / 2, 0.0, result.stft.sample_rate / 2000)
-        image = axes.imshow(
-            spectrum.T, origin="lower", aspect="auto", extent=extent, vmin=top - DYNAMIC_RANGE, vmax=top, cmap="magma", interpolation="nearest",
-        )
-        axes.set(title=name, xlabel="time (s)", xlim=(0, duration))
+        image = draw_spectrogram(axes, spectrum, result, top)
+        axes.set(title=name, xlabel="time (s)")
     row[0].set_ylabel("frequency (kHz)")
     upper.colorbar(image, ax=list(row), label="power (dB)", pad=0.01, fraction=0.04)
     if count > 1:
@@ -174,6 +170,23 @@ def spectrogram(wave: np.ndarray, result: Enhancement) -> np.ndarray:
         power = (torch.fft.rfft(piece.unfold(-1, stft.n_fft, stft.hop) * stft.window(piece), norm="ortho")).abs().square()
         columns += [block.mean(0) for block in power.split(pool)]
     return decibel(torch.stack(columns).numpy())
+
+
+def brightest(spectrum: np.ndarray) -> float:
+    """dB of the brightest colour for a spectrogram, a multiple of 10."""
+    return float(10 * np.ceil(np.quantile(spectrum, 0.9995) / 10))
+
+
+def draw_spectrogram(axes: Axes, spectrum: np.ndarray, result: Enhancement, top: float) -> AxesImage:
+    """A :func:`spectrogram` of the recording, or of a source, along its time in seconds; ``top`` in dB is the brightest colour."""
+    duration, stft = result.noisy.shape[-1] / result.sample_rate, result.stft
+    lead = (stft.n_fft - stft.hop) / stft.sample_rate
+    image = axes.imshow(  # a frame starts up to `lead` before the recording; its column stands at its centre
+        spectrum.T, origin="lower", aspect="auto", extent=(-lead / 2, duration + lead / 2, 0.0, stft.sample_rate / 2000),
+        vmin=top - DYNAMIC_RANGE, vmax=top, cmap="magma", interpolation="nearest",
+    )
+    axes.set_xlim(0, duration)
+    return image
 
 
 def decibel(power: np.ndarray) -> np.ndarray:

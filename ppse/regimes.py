@@ -83,7 +83,7 @@ def plot_regimes(
     """
     from matplotlib.figure import Figure
 
-    from .plots import DYNAMIC_RANGE, save_figure, spectrogram
+    from .plots import brightest, draw_spectrogram, save_figure, spectrogram
 
     posterior = regime_posterior(result, channel)
     count = posterior.probability.shape[-1]
@@ -93,19 +93,14 @@ def plot_regimes(
     heights = ([0.8] if lips is not None else []) + [2.2, 1.0]
     figure = Figure(figsize=(11, 1.0 + 1.7 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    duration, stft = result.noisy.shape[-1] / result.sample_rate, result.stft
-    lead = (stft.n_fft - stft.hop) / stft.sample_rate
     power = spectrogram(result.noisy[channel], result)
-    top = 10 * np.ceil(np.quantile(power, 0.9995) / 10)
-    image = panels[-2].imshow(
-        power.T, origin="lower", aspect="auto", extent=(-lead / 2, duration + lead / 2, 0.0, stft.sample_rate / 2000), vmin=top - DYNAMIC_RANGE,
-        vmax=top, cmap="magma", interpolation="nearest",
-    )
+    image = draw_spectrogram(panels[-2], power, result, brightest(power))
     panels[-2].set(title="noisy", ylabel="frequency (kHz)")
     figure.colorbar(image, cax=panels[-2].inset_axes((1.01, 0.0, 0.012, 1.0)), label="power (dB)")
     panels[-1].stackplot(posterior.times, posterior.probability.T, labels=names, alpha=0.8, linewidth=0)
     panels[-1].set(xlabel="time (s)", ylabel="probability", ylim=(0, 1))
     panels[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+    duration = result.noisy.shape[-1] / result.sample_rate
     if lips is not None:
         _draw_lips(panels[0], lips, duration)
     panels[-1].set_xlim(0, duration)
