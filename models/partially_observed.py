@@ -10,6 +10,7 @@ from torch.nn.functional import threshold
 from ..distributions import ComplexNormal
 from ..mixture import VARIANCE_FLOOR, Frames, Source, Updatable, masked
 from ._wrapper import Wrapper
+from .heard_speech import HeardSpeech
 
 
 class PartiallyObserved(Wrapper):
@@ -59,7 +60,7 @@ class PartiallyObserved(Wrapper):
         self.register_buffer("before", None, persistent=False)  # variance of the source itself in the last run, for its M-step
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
-        """Starts the wrapped source on its own value where that is known, and on the recording elsewhere."""
+        """Starts the wrapped source on its own value where that is known, and on the recording elsewhere; ears hear all of the recording."""
         super().start(*self._told(x, observed))
 
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:
@@ -96,6 +97,8 @@ class PartiallyObserved(Wrapper):
         """The recording with the source itself where it is known, and the bins that count."""
         if x.shape[-2] != self._n_frames:
             return x, observed  # a source can be started on any recording; that this one has other frames is told when the model runs
+        if isinstance(self.source, HeardSpeech):
+            return x, observed  # ears hear the recording, of which those parts tell most that are noise alone
         clean, known = self._aligned(x, x.shape[-2])
         return torch.where(known, clean.to(x.dtype), x), None if observed is None else (observed | known).expand(x.shape)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ppse import Mixture
 from ppse.guides import starting_guide
 from ppse.infer import hmc, log_density, sample
-from ppse.models import DKFSpeech, HeardSpeech, StationaryNoise, VAESpeech
+from ppse.models import DKFSpeech, HeardSpeech, PartiallyObserved, StationaryNoise, VAESpeech
 from ppse.models.recurrent import Layers
 from ppse.testing import check_source
 
@@ -71,6 +71,14 @@ def test_inference_starts_at_what_is_heard() -> None:
     guide = starting_guide(Mixture(speech=HeardSpeech(_ears().double(), ears)))
     assert guide is not None and ears.noisy_encoder is not None
     torch.testing.assert_close(guide.laws(x)["speech.z"][0], ears.noisy_encoder(x).mean)
+
+
+def test_ears_hear_the_noise_where_the_speech_is_known_to_be_silent() -> None:
+    ears, x = _ears().double(), _x()
+    heard = HeardSpeech(_ears(), ears)
+    PartiallyObserved(heard, torch.zeros_like(x), torch.arange(T).unsqueeze(-1) < 3).start(x)
+    assert heard.law is not None and ears.noisy_encoder is not None
+    torch.testing.assert_close(heard.law.mean, ears.noisy_encoder(x).mean)
 
 
 def test_what_cannot_hear_is_refused() -> None:
