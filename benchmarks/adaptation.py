@@ -103,7 +103,8 @@ def main() -> None:
         settings = Adaptation(asked.part, epochs=asked.epochs, learning_rate=asked.learning_rate)
         progress = Progress(epoch=lambda epoch, _: print(f"{epoch.epoch + 1}: {epoch.sentence}", flush=True), left_out=print)
         verdict = adapt_prior(
-            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, self_taught=asked.self_taught, force=asked.force, progress=progress,
+            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, self_taught=asked.self_taught,
+            force=asked.force or not asked.speech, progress=progress,  # the demo is too little to judge by
         )
         print(verdict.sentence, flush=True)
     results = {method: {which: scores(prior, judge, method) for which, prior in (("before", asked.prior), ("after", str(adapted)))}

@@ -43,7 +43,7 @@ def main() -> None:
 
     # What is said in the room, as a recorder has it: nobody says what of it is speech.
     room = Recordings([torch.from_numpy(in_the_room(snr)) for snr in (-2.0, 0.0, 2.0, 4.0)], STFT())
-    held = Recordings([torch.from_numpy(in_the_room(1.0))], STFT())
+    held = Recordings([torch.from_numpy(in_the_room(snr)) for snr in (-3.0, -1.0, 1.0, 3.0, 5.0)], STFT())
     vae, adapted = VAESpeech.pretrained(), VAESpeech.pretrained()
     with tempfile.TemporaryDirectory() as folder:
         _, verdict = adapt(adapted, Unlabelled(room), Unlabelled(held), Path(folder) / "best.safetensors", Adaptation(epochs=asked.epochs, batch=4))

@@ -34,6 +34,9 @@ Part = Literal["encoder", "decoder"]
 INNER = 25
 """M-steps for the noise of a held-out recording, each given a fresh draw of the latents."""
 
+JUDGES = 5
+"""Held-out recordings that it takes to tell whether adapting helped: that all of five gain by chance happens once in 32 times."""
+
 STRETCH = 1500
 """Frames of a held-out recording that are judged at once, which bounds the memory."""
 
@@ -101,19 +104,23 @@ class Verdict(NamedTuple):
 
     @property
     def helped(self) -> bool:
-        """Whether the mean gain is above zero, and all but a tenth of the recordings gained: one that gains much tells little of others."""
-        better = sum(b > a for a, b in zip(self.before, self.after, strict=True))
-        return self.gain > 0 and better >= 0.9 * len(self.before)
+        """Whether :data:`JUDGES` or more recordings were held out, all but a tenth of them gained, and the mean gain is above zero.
+
+        One that gains much tells little of others, and a few that gain tell little of the next: a higher bound is not higher quality.
+        """
+        return len(self.before) >= JUDGES and self.better >= 0.9 * len(self.before) and self.gain > 0
+
+    @property
+    def better(self) -> int:
+        """How many recordings gained."""
+        return sum(b > a for a, b in zip(self.before, self.after, strict=True))
 
     @property
     def sentence(self) -> str:
         """In one line."""
-        better = sum(b > a for a, b in zip(self.before, self.after, strict=True))
-        mean = sum(self.before) / len(self.before)
-        return (
-            f"{'helped' if self.helped else 'did not help'}: bound of held-out recordings {mean:.4f} → {mean + self.gain:.4f} nats per bin, "
-            f"{better} of {len(self.before)} better"
-        )
+        mean, count = sum(self.before) / len(self.before), len(self.before)
+        found = "helped" if self.helped else "did not help" if count >= JUDGES else f"has not been shown to help, which takes {JUDGES} held out"
+        return f"{found}: bound of held-out recordings {mean:.4f} → {mean + self.gain:.4f} nats per bin, {self.better} of {count} better"
 
 
 def adapt(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import audio, methods, provenance, weights
-from .adaptation import Adaptation, Unlabelled, Verdict, adapt
+from .adaptation import JUDGES, Adaptation, Unlabelled, Verdict, adapt
 from .corpus import Waves
 from .enhance import enhance
 from .method import Method
@@ -25,7 +25,7 @@ from .semi import RANK, SPACING
 from .stft import STFT
 
 HELD_OUT = 0.25
-"""Share of the recordings that are held out to judge by; one at least."""
+"""Share of the recordings that are held out to judge by; :data:`ppse.adaptation.JUDGES` at least."""
 
 
 class Worse(ValueError):
@@ -50,9 +50,9 @@ def adapt_prior(
 
     Args:
         prior: a shipped name or a weights file of a :class:`ppse.models.VAESpeech` with a noisy encoder.
-        inputs: files, folders or patterns of one domain. A quarter, chosen by the seed, is held out.
+        inputs: files, folders or patterns of one domain. A quarter, five at least, chosen by the seed, is held out.
         self_taught: learn from what EM makes of the recordings, mixed anew; else from the bound of the recordings.
-        force: write it even if it did not help.
+        force: write it even if it did not help, or there are too few recordings to tell.
         method: of the EM, :func:`ppse.methods.fast` unless given.
         progress: whom to tell.
 
@@ -61,7 +61,8 @@ def adapt_prior(
 
     Raises:
         Worse: when the bound of the held-out recordings did not rise (:attr:`Verdict.helped`). Nothing is written then.
-        AudioError: when recordings cannot be read, fewer than two can be used, or ``out`` cannot be written.
+        AudioError: when recordings cannot be read, too few can be used to hold out :data:`ppse.adaptation.JUDGES` and learn from as many
+            (by force: fewer than two), or ``out`` cannot be written.
         WeightsError: when the prior cannot be read, ``out`` is there already, or an unfinished run is of other recordings or settings.
         ValueError: when the prior has no noisy encoder.
     """
@@ -74,20 +75,21 @@ def adapt_prior(
         raise ValueError(f"{prior}: this prior has no noisy encoder to adapt; train one with 'ppse train vae'")
     inputs = list(inputs)
     recordings = unlabelled(inputs, STFT.of_freqs(vae.n_freqs), progress.left_out)
-    if len(recordings.waves) < 2:
+    total, needed = len(recordings.waves), 2 if force else 2 * JUDGES
+    if total < needed:
         raise audio.AudioError(
-            f"{', '.join(inputs)}: one recording that can be used; expected two or more, of which some are held out to tell whether adapting "
-            f"helps. For one recording there is 'ppse enhance --method adapt_em'"
+            f"{', '.join(inputs)}: {total} recording{'s' * (total > 1)} that can be used; expected {needed} or more, half of which are held out to "
+            f"tell whether adapting helps (--force: two or more, and nobody can tell). For one recording there is 'ppse enhance --method adapt_em'"
         )
     work.mkdir(exist_ok=True)
     card = weights.card(prior)
     card |= {
-        "adapted": {"from": Path(prior).name, "data": [Path(i).name for i in inputs], "recordings": len(recordings.waves),
+        "adapted": {"from": Path(prior).name, "data": [Path(i).name for i in inputs], "recordings": total,
                     "hours": round(recordings.hours, 4), "self_taught": self_taught},
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"), "scores": {},
     }
-    order = np.random.default_rng(settings.seed).permutation(len(recordings.waves)).tolist()
-    count = max(1, round(HELD_OUT * len(order)))
+    order = np.random.default_rng(settings.seed).permutation(total).tolist()
+    count = max(round(HELD_OUT * total), min(JUDGES, total // 2))
     parts = taught(vae, recordings, work, method or methods.fast(), settings.seed, progress) if self_taught else (None, None)
     held, training = (_chosen(recordings, parts, sorted(chosen)) for chosen in (order[:count], order[count:]))
     _, verdict = adapt(vae, training, held, work / "best.safetensors", settings, card, progress.epoch)

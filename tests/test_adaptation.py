@@ -83,12 +83,12 @@ def test_noisy_bound_is_below_the_evidence_of_latents_that_say_nothing() -> None
 
 @pytest.mark.parametrize("self_taught", [True, False])
 def test_an_encoder_that_is_off_is_put_right(tmp_path: Path, self_taught: bool) -> None:
-    vae, training, held = tiny(3.0), unlabelled(4), unlabelled(2, seed=1)
+    vae, training, held = tiny(3.0), unlabelled(4), unlabelled(5, seed=1)
     if not self_taught:
         training, held = Unlabelled(training.noisy), Unlabelled(held.noisy)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     log, verdict = adapt(vae, training, held, tmp_path / "best.safetensors", QUICK._replace(learning_rate=0.05))
-    assert verdict.helped and verdict.gain > 0.01 and "2 of 2 better" in verdict.sentence
+    assert verdict.helped and verdict.gain > 0.01 and "5 of 5 better" in verdict.sentence
     assert verdict.before == noisy_bound(tiny(3.0), held.noisy) and verdict.after == noisy_bound(vae, held.noisy)
     changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"listener"}
@@ -112,10 +112,16 @@ def test_without_a_noisy_encoder_nothing_is_adapted(tmp_path: Path) -> None:
 
 
 def test_verdict() -> None:
-    assert Verdict([1.0, 2.0], [1.5, 2.1]).helped
-    assert not Verdict([1.0, 2.0], [1.5, 1.9]).helped  # one gains, one loses
-    assert not Verdict([1.0, 2.0], [1.5, 1.5]).helped
-    assert Verdict([1.0, 2.0], [1.5, 1.4]).sentence.startswith("did not help: bound of held-out recordings 1.5000 → 1.4500")
+    before = [1.0, 2.0, 1.0, 2.0, 1.5]
+    assert Verdict(before, [1.1, 2.1, 1.1, 2.1, 1.6]).helped
+    assert not Verdict(before, [1.9, 2.9, 1.9, 2.9, 1.4]).helped  # the mean gain is high, but one in five loses
+    assert Verdict([1.0] * 10, [1.1] * 9 + [0.9]).helped  # one in ten may lose
+    assert not Verdict([1.0] * 10, [1.1] * 9 + [-9.0]).helped  # not that much
+    few = Verdict([1.0, 2.0], [1.5, 2.1])
+    assert not few.helped and few.sentence.startswith("has not been shown to help, which takes 5 held out: bound of held-out")
+    assert Verdict([1.5] * 5, [1.45] * 5).sentence == (
+        "did not help: bound of held-out recordings 1.5000 → 1.4500 nats per bin, 0 of 5 better"
+    )
 
 
 def never(_: Problem) -> Any:
@@ -140,7 +146,7 @@ def folder(tmp_path: Path) -> Path:
     """Noisy recordings at the rate of the models."""
     rng = np.random.default_rng(0)
     (tmp_path / "noisy").mkdir()
-    for i in range(4):
+    for i in range(10):
         soundfile.write(tmp_path / "noisy" / f"{i}.wav", 0.1 * rng.standard_normal(1600), 16_000, subtype="FLOAT")
     weights.write(tiny(3.0), tmp_path / "off.safetensors", {"licence": "mine", "validation_loss": 1.0})
     weights.write(tiny(), tmp_path / "fine.safetensors", {})
@@ -154,10 +160,10 @@ def test_from_a_folder_to_weights(folder: Path) -> None:
     (folder / "noisy" / "broken.wav").write_text("no audio")
     settings = QUICK._replace(learning_rate=0.05)
     verdict = adapt_prior(folder / "off.safetensors", [str(folder / "noisy")], out, settings, method=EM, progress=Progress(left_out=told.append))
-    assert verdict.helped and len(verdict.before) == 1
+    assert verdict.helped and len(verdict.before) == 5
     assert len(told) == 2 and any("silent" in reason for reason in told) and any("broken" in reason for reason in told)
     card = weights.card(out)
-    assert card["licence"] == "mine" and card["adapted"]["recordings"] == 4 and card["adapted"]["helped"] is True
+    assert card["licence"] == "mine" and card["adapted"]["recordings"] == 10 and card["adapted"]["helped"] is True
     assert VAESpeech.pretrained(str(out)).noisy_encoder is not None
     assert not (folder / "out.adapting").exists()
     with pytest.raises(weights.WeightsError, match="is there already"):
@@ -188,8 +194,9 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
 
 def test_bad_input(folder: Path) -> None:
     one = folder / "noisy" / "0.wav"
-    with pytest.raises(AudioError, match=r"expected two or more.*adapt_em"):
-        adapt_prior(folder / "off.safetensors", [str(one)], folder / "out.safetensors", QUICK, method=EM)
+    for force, needed in ((False, 10), (True, 2)):
+        with pytest.raises(AudioError, match=rf"1 recording that can be used; expected {needed} or more.*adapt_em"):
+            adapt_prior(folder / "off.safetensors", [str(one)], folder / "out.safetensors", QUICK, force=force, method=EM)
     (folder / "empty").mkdir()
     with pytest.raises(AudioError):
         adapt_prior(folder / "off.safetensors", [str(folder / "empty")], folder / "out.safetensors", QUICK, method=EM)

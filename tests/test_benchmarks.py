@@ -66,11 +66,11 @@ def test_resynthesis(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_adaptation(tmp_path: Path) -> None:
-    settings = ["--epochs", "1", "--methods", "amortised", "--force", "--out", "here"]
+    settings = ["--epochs", "1", "--methods", "amortised", "--out", "here"]
     command = [sys.executable, str(SPEED.with_name("adaptation.py")), *settings]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
-    assert re.search(r"^(helped|did not help): bound of held-out recordings", run.stdout, re.MULTILINE)
+    assert re.search(r"^has not been shown to help, which takes 5 held out: bound of held-out recordings", run.stdout, re.MULTILINE)
     (row,) = re.findall(r"^\| amortised \| (.*) \|$", run.stdout, re.MULTILINE)
     before, after, gain = row.split(" | ")[:3]
     assert float(after) - float(before) == pytest.approx(float(gain.split()[0]), abs=0.02)

@@ -26,15 +26,15 @@ def adapt(
     learning_rate: Annotated[float, typer.Option(min=1e-7, help="At first.")] = Adaptation().learning_rate,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and recordings, same weights.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings got no better.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings gained nothing, or are too few.")] = False,
 ) -> None:
     """Adapt a prior to unlabelled noisy recordings of a new domain.
 
     Example: `ppse adapt vae recordings/ -o adapted.safetensors && ppse enhance recordings/ -o clean/ --prior adapted.safetensors`
 
-    A quarter of the recordings is held out, and judges: if the prior explains these no better than before, nothing is written, and the
-    exit code is 1. What cannot be used is told and left out: files that are unreadable, silent, or look like clean speech. An interrupted
-    run goes on where it was.
+    A quarter of the recordings, five at least, is held out, and judges: if the prior does not explain nine in ten of these better than before,
+    nothing is written, and the exit code is 1. What cannot be used is told and left out: files that are unreadable, silent, or look like
+    clean speech. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     settings = Adaptation("decoder" if decoder else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
