@@ -69,10 +69,10 @@ def test_every_method_runs_and_reports(model: ppse.Mixture, name: str, tmp_path:
     assert np.abs(sum(result.draws.values()) - wave).max() < 1e-5 and not np.array_equal(*result.draws["speech"])
     idata = result.to_arviz(predictive=2)
     n_frames = result.std["speech"].shape[1]
-    chains = method.starts * {"svi_em": 4, "full_bayes": 2, "ld_em": 10}.get(name, 1)
+    chains = method.starts * {"amortised": 4, "svi_em": 4, "full_bayes": 2, "ld_em": 10}.get(name, 1)
     assert idata.posterior["speech.z"].dims[:3] == ("chain", "draw", "frame")
     assert idata.posterior["speech.z"].shape == (chains, max(method.average, 0 if method.priors else 3 // 2), n_frames, 4)
-    assert ("sample_stats" in idata.groups()) == (name not in ("vem", "peem", "svi_em"))
+    assert ("sample_stats" in idata.groups()) == (name not in ("amortised", "vem", "peem", "svi_em"))
     assert idata.posterior.attrs["parameters_moved"] == (name != "full_bayes") and ("noise.W" in idata.posterior) == (name == "full_bayes")
     assert idata.log_likelihood["x"].dims == ("chain", "draw", "frame") and idata.posterior_predictive.sizes["chain"] == chains
     np.testing.assert_allclose(idata.constant_data["time"], STFT().centres(n_frames))

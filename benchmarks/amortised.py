@@ -1,0 +1,116 @@
+"""What trained ears are worth: as a one-pass enhancer, and as the start of EM.
+
+    ppse mix --clean speech/dev --noise noise/dev -o corpus --count 120
+    python benchmarks/amortised.py corpus/manifest.json --count 24
+
+Scores are mean gains over the noisy recordings; times are of the process, on one thread, as ratios to `default` of the same prior. The second
+table counts the iterations that EM needs, from the start that ears give and from the published one (the encoder for clean speech, random noise),
+until its objective is that which the published start has reached in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ppse
+from ppse import Mixture, audio, methods, metrics, pairing
+from ppse.enhance import RANK, SPACING
+from ppse.guides import clean_guide
+from ppse.methods import Method
+from ppse.models import HeardNoise, HeardSpeech, NMFNoise, RVAESpeech, VAESpeech
+from ppse.models.heard_speech import WithEncoder
+
+RATE = 16_000
+
+
+def heard(speech: VAESpeech | RVAESpeech, ears: VAESpeech) -> Mixture:
+    """Speech and noise as ears hear them."""
+    source: WithEncoder = speech
+    return Mixture(speech=HeardSpeech(source, ears), noise=HeardNoise(ears))
+
+
+def gains(pairs: list[tuple[np.ndarray, np.ndarray]], model: Mixture, method: Method) -> tuple[np.ndarray, float]:
+    """Mean gain in SI-SDR, pesq_wb and ESTOI, and processor seconds per second of sound."""
+    found, began = [], time.process_time()
+    estimates = [ppse.enhance(noisy, model, method).estimates["speech"][0] for noisy, _ in pairs]
+    seconds = time.process_time() - began
+    for estimate, (noisy, clean) in zip(estimates, pairs, strict=True):
+        found.append([score(clean, estimate) - score(clean, noisy) for score in (metrics.si_sdr, _pesq, _estoi)])
+    return np.mean(found, 0), seconds / (sum(noisy.size for noisy, _ in pairs) / RATE)
+
+
+def _pesq(clean: np.ndarray, found: np.ndarray) -> float:
+    return metrics.pesq_wb(clean, found, RATE)
+
+
+def _estoi(clean: np.ndarray, found: np.ndarray) -> float:
+    return metrics.estoi(clean, found, RATE)
+
+
+def iterations(pairs: list[tuple[np.ndarray, np.ndarray]], model: Mixture, method: Method, seen: int = 5) -> list[tuple[int, int]]:
+    """For every recording, iterations that the two starts need to the objective that the published one ends at, by means over ``seen``."""
+    needed = []
+    for noisy, _ in pairs:
+        ours, theirs = (
+            np.convolve(ppse.enhance(noisy, model, chosen).traces[0].objective, np.ones(seen) / seen, "valid")
+            for chosen in (method, replace(method, guide=clean_guide))
+        )
+        aim = theirs[-10:].mean()
+        needed.append((_first(ours, aim), _first(theirs, aim)))
+    return needed
+
+
+def _first(objective: np.ndarray, aim: float) -> int:
+    """The first iteration at which the aim is reached, counted from one; one past the last when it never is."""
+    reached = np.flatnonzero(objective >= aim)
+    return int(reached[0] if reached.size else objective.size) + 1
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="of ppse mix")
+    parser.add_argument("--count", type=int, default=24, help="recordings, spread over the corpus")
+    parser.add_argument("--starts", type=int, default=8, help="of these, for the second table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    items, problems = pairing.items_from_manifest(options.manifest, options.manifest.parent / "noisy")
+    if problems:
+        raise SystemExit("\n".join(problems))
+    chosen = [items[round(i)] for i in np.linspace(0, len(items) - 1, options.count)]
+    pairs = [(audio.read_mono(item.noisy, RATE), audio.read_mono(item.clean, RATE)) for item in chosen]
+    vae, aware, rvae = VAESpeech.pretrained(), VAESpeech.pretrained("vae_aware"), RVAESpeech.pretrained("rvae")
+
+    def nmf(speech: VAESpeech) -> Mixture:
+        return Mixture(speech=speech, noise=NMFNoise(RANK, spacing=SPACING))
+
+    rows: list[tuple[str, Mixture, Callable[[], Method]]] = [
+        ("vae, NMF: `default`, unsupervised", nmf(vae), methods.default),
+        ("vae, NMF: `amortised`, unsupervised", nmf(vae), methods.amortised),
+        ("vae_aware, heard: `default`", heard(aware, aware), methods.default),
+        ("vae_aware, heard: `fast`", heard(aware, aware), methods.fast),
+        ("vae_aware, heard: `amortised`", heard(aware, aware), methods.amortised),
+        ("rvae, heard: `default`", heard(rvae, aware), methods.default),
+        ("rvae, heard: `fast`", heard(rvae, aware), methods.fast),
+        ("rvae, heard: `amortised`", heard(rvae, aware), methods.amortised),
+    ]
+    print("| | SI-SDR (dB) | pesq_wb | ESTOI | s per s |\n|---|---|---|---|---|")
+    for name, model, method in rows:
+        mean, factor = gains(pairs, model, method())
+        print(f"| {name} | {mean[0]:+.2f} | {mean[1]:+.3f} | {mean[2]:+.3f} | {factor:.3f} |", flush=True)
+    print("\n| | iterations from the ears | from the published start |\n|---|---|---|")
+    few = pairs[:: max(1, len(pairs) // options.starts)][: options.starts]
+    ours, theirs = np.median(iterations(few, nmf(aware), methods.hmc_em(60, settle=0)), 0)
+    print(f"| `hmc_em`, 60 iterations, median of {len(few)} | {ours:.0f} | {theirs:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
