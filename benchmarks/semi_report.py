@@ -89,8 +89,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
                 if points:
                     places = [list(at).index(x) for x, _ in points]
                     mean, low, high = zip(*(b for _, b in points), strict=True)
-                    axis.plot(places, mean, "o-", label=arm)
-                    axis.fill_between(places, low, high, alpha=0.2)
+                    axis.errorbar(places, mean, [np.subtract(mean, low), np.subtract(high, mean)], fmt="o-", capsize=3, label=arm)
 
             draw(left, "semi", "labelled", lambda row: row["unlabelled"] == 1.0, fractions)
             draw(left, "supervised", "labelled", lambda _: True, fractions)
@@ -100,6 +99,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
                 left.axhspan(low, high, color="k", alpha=0.1)
             left.set(xticks=range(len(fractions)), xticklabels=[f"{100 * f:g} %" for f in fractions], xlabel="labelled", title=f"{noise} noise")
             amounts = sorted({row["unlabelled"] for row in rows if row["arm"] == "semi"})
+            right.set_visible(len(amounts) > 1)
             draw(right, "semi", "unlabelled", lambda row: row["labelled"] == 0.05, amounts)
             right.set(xticks=range(len(amounts)), xticklabels=[f"{100 * a:g} %" for a in amounts], xlabel="unlabelled, at 5 % labelled")
             left.set_ylabel(f"gain in {METRICS[metric]}")
