@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs=2, default=(32, 16), help="recordings to adapt to, and to judge by")
     parser.add_argument("--epochs", type=int, default=Adaptation().epochs)
     parser.add_argument("--learning-rate", type=float, default=Adaptation().learning_rate)
-    parser.add_argument("--part", choices=("encoder", "decoder"), default="encoder")
+    parser.add_argument("--part", choices=("encoder", "offsets", "decoder"), default="encoder")
     parser.add_argument("--self-taught", action="store_true", help="learn from what EM makes of the recordings, mixed anew")
     parser.add_argument("--force", action="store_true", help="judge the adapted prior even where held-out recordings say that it is worse")
     asked = parser.parse_args()

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import pyro
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .corpus import Waves
 from .elbo import negative_elbo
@@ -28,8 +28,11 @@ from .stft import level
 from .training import Read, heard_loss
 from .warm_start import fit_noise
 
-Part = Literal["encoder", "decoder"]
-"""What is adapted: the network that hears speech in noise, or that which says what speech is like."""
+Part = Literal["encoder", "offsets", "decoder"]
+"""What is adapted: the network that hears speech in noise, only the offsets of what it says, or the network that says what speech is like."""
+
+LEARNING_RATE: dict[Part, float] = {"encoder": 1e-4, "offsets": 1e-2, "decoder": 1e-4}
+"""At first, unless one is given."""
 
 INNER = 25
 """M-steps for the noise of a held-out recording, each given a fresh draw of the latents."""
@@ -46,8 +49,10 @@ class Adaptation(NamedTuple):
 
     Attributes:
         part: what is adapted.
-        anchor: weight of the squared distance of the weights from where they started (L2-SP), in nats per frame.
-        learning_rate, epochs, patience, seed: as in :class:`ppse.optimisation.Schedule`; the rate falls to a tenth.
+        anchor: weight of the squared distance of the weights from where they started (L2-SP), in nats per frame; not for offsets, a
+            thousand numbers that 12 recordings determine.
+        learning_rate, epochs, patience, seed: as in :class:`ppse.optimisation.Schedule`; the rate, :data:`LEARNING_RATE` of the part
+            if None, falls to a tenth.
         batch, frames: stretches per step, and their length.
 
     References:
@@ -56,7 +61,7 @@ class Adaptation(NamedTuple):
 
     part: Part = "encoder"
     anchor: float = 1.0
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     epochs: int = 10
     patience: int = 3
     batch: int = 10
@@ -152,22 +157,26 @@ def adapt(
     if encoder is None:
         raise ValueError("adapt: this prior has no noisy encoder to listen to the recordings with; train one with 'ppse train vae'")
     before = noisy_bound(vae, held.noisy, settings.seed)
-    part: nn.Module = vae.decoder if settings.part == "decoder" else encoder.listener
+    listener, part = encoder.listener, settings.part
+    heads = listener.mask, listener.shift, listener.scale, listener.noise
+    parameters = [head.bias for head in heads] if part == "offsets" else list((vae.decoder if part == "decoder" else listener).parameters())
     vae.requires_grad_(False)
-    parameters = list(part.requires_grad_(True).parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     first = [p.detach().clone() for p in parameters]
-    count, frames = settings.batch, settings.frames
+    count, frames, anchor = settings.batch, settings.frames, 0.0 if part == "offsets" else settings.anchor
+    rate = settings.learning_rate or LEARNING_RATE[part]
 
     def loss(data: Unlabelled, generator: torch.Generator, phase: Phase) -> Tensor:
-        if data.speech is None or data.noise is None or settings.part == "decoder":
+        if data.speech is None or data.noise is None or part == "decoder":
             # What is heard is the noise: a listener that is trained says more of it than EM on a short stretch finds.
             value = heard_bound(vae, data.noisy.stretches(count, frames, generator), phase.beta, inner=0)
         else:
             value = heard_loss(vae, encoder, *remixed(data.speech, data.noise, count, frames, generator), phase.beta)
         drift = torch.stack([(p - origin).square().sum() for p, origin in zip(parameters, first, strict=True)]).sum()
-        return value / (count * frames) + settings.anchor * drift
+        return value / (count * frames) + anchor * drift
 
-    schedule = Schedule(settings.epochs, settings.learning_rate, settings.learning_rate / 10, settings.patience, settings.seed)
+    schedule = Schedule(settings.epochs, rate, rate / 10, settings.patience, settings.seed)
     steps = math.ceil(training.n_frames / (count * frames))
     log = optimise(vae, parameters, loss, training, held, steps, work, schedule, {**(card or {}), "adaptation": settings._asdict()}, report)
     vae.requires_grad_(False)

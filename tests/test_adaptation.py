@@ -106,6 +106,14 @@ def test_the_decoder_alone_and_the_anchor(tmp_path: Path) -> None:
     assert moved[1] < 0.2 * moved[0]
 
 
+def test_offsets_alone(tmp_path: Path) -> None:
+    vae, origin = tiny(3.0), tiny(3.0).state_dict()
+    _, verdict = adapt(vae, Unlabelled(unlabelled(4).noisy), Unlabelled(unlabelled(5, seed=1).noisy), tmp_path / "best.safetensors",
+                       QUICK._replace(part="offsets", learning_rate=0.05))
+    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, origin[name])}
+    assert moved == {f"listener.{head}.bias" for head in ("mask", "shift", "scale", "noise")} and verdict.helped
+
+
 def test_without_a_noisy_encoder_nothing_is_adapted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no noisy encoder"):
         adapt(VAESpeech(17, 3, (8,)), unlabelled(2), unlabelled(1), tmp_path / "best.safetensors", QUICK)

@@ -20,10 +20,11 @@ def adapt(
     inputs: Annotated[list[str], typer.Argument(help="Folders of noisy recordings of one domain.", metavar="NOISY…")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     decoder: Annotated[bool, typer.Option("--decoder", help="Adapt what speech is like, instead of how it is heard in noise.")] = False,
+    offsets: Annotated[bool, typer.Option("--offsets", help="Adapt only the offsets of what is heard in noise.")] = False,
     self_taught: Annotated[bool, typer.Option("--self-taught", help="Learn from what EM makes of the recordings, mixed anew.")] = False,
     anchor: Annotated[float, typer.Option(min=0.0, help="How strongly the weights are held where they are.")] = Adaptation().anchor,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, help="At first.")] = Adaptation().learning_rate,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; unless given, 1e-2 of offsets, else 1e-4.")] = None,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and recordings, same weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings gained nothing, or are too few.")] = False,
@@ -37,7 +38,9 @@ def adapt(
     clean speech. An interrupted run goes on where it was.
     """
     check_weights_name(out)
-    settings = Adaptation("decoder" if decoder else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
+    if offsets and decoder:
+        raise typer.BadParameter("offsets are of what is heard in noise, not of the decoder; leave one of the two out", param_hint="--offsets")
+    settings = Adaptation("decoder" if decoder else "offsets" if offsets else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
     with progress_bars() as progress:
         done = bar(progress, "adapt")
 
