@@ -34,14 +34,15 @@ from ppse.models import AVVAESpeech, MixtureSpeech, NMFNoise, SwitchingSpeech, V
 from ppse.mouth import find_lips
 from ppse.stft import level
 from ppse.switching_vem import switching_vem
+from ppse.watched import MOSTLY_RIGHT, SeenSpeech
 
 RATE = 16_000
 NEVER = 1e-30
 """A probability of nothing that has a logarithm."""
 SCORES = ("si_sdr", "sdr", "pesq_wb", "estoi")
 SEEN = ("clean", "corrupted")
-SYSTEMS = {"noisy": ("none",), "A-VAE": ("none",), "AV-VAE": SEEN, "MIX-VAE": SEEN, "SwVAE": SEEN}
-"""With the videos that they see."""
+SYSTEMS = {"noisy": ("none",), "A-VAE": ("none",), "AV-VAE": SEEN, "MIX-VAE": SEEN, "SwVAE": SEEN, "MIX-VAE, looks": SEEN, "SwVAE, looks": SEEN}
+"""With the videos that they see. The last two observe what the lips look like, too (:class:`ppse.watched.SeenSpeech`)."""
 KINDS: dict[str, Callable[[Lips], corruptions.Corruption]] = {
     "occluded": lambda _: corruptions.occluded, "noisy": lambda _: corruptions.noisy, "dropped": lambda _: corruptions.dropped,
     "swapped": corruptions.swapped, "frozen": lambda _: corruptions.frozen, "shuffled": lambda _: corruptions.shuffled,
@@ -88,6 +89,9 @@ def system(name: str, a_vae: VAESpeech, av_vae: AVVAESpeech, lips: Sequence[Lips
     sound, seen = copy.deepcopy(a_vae), av_vae.watching(lips)
     if name in ("A-VAE", "AV-VAE"):
         return MixtureSpeech([sound if name == "A-VAE" else seen, never], [1.0, NEVER])
+    if name.endswith("looks"):
+        right = MOSTLY_RIGHT[0][1] / (MOSTLY_RIGHT[0][1] + MOSTLY_RIGHT[1][0])  # as often as the chain has it
+        return SeenSpeech(sound, seen) if name.startswith("SwVAE") else SeenSpeech(sound, seen, [[1 - right, right]] * 2, [1 - right, right])
     return MixtureSpeech([sound, seen], learn=True) if name == "MIX-VAE" else SwitchingSpeech([sound, seen], stay, learn=True)
 
 

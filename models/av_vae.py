@@ -17,6 +17,7 @@ from ..mixture import Frames
 from ..stft import POWER_FLOOR, STFT
 from ..weights import load
 from .encoders import FrameEncoder, log_power, perceptron
+from .lip_law import LipLaw
 from .lip_reader import LipReader, follow, prepared
 from .vae import VAESpeech
 
@@ -63,7 +64,7 @@ class AVVAESpeech(nn.Module):
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "n_seen": n_seen, "reach": reach, "heard_lips": heard_lips,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
-        self.lips = LipReader(n_seen, reach)
+        self.lips, self.law = LipReader(n_seen, reach), LipLaw()
         self.prior = perceptron([n_seen, 2 * n_seen, 2 * n_latent])
         self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)))
         self.decoder = perceptron([n_latent, *hidden, n_freqs])
@@ -193,6 +194,8 @@ class WatchedSpeech(ToldSpeech):
     Attributes:
         good: boolean (T,), or (B, 1, T), once started: whether the lips at each frame can be relied on (:meth:`Lips.align`). It changes
             nothing here.
+        looks: what the lips look like at each frame, as :class:`ppse.models.lip_law.LipLaw` has it, (T, D) or (B, 1, T, D), once started.
+        share: images a frame of sound has, at most 1.
     """
 
     def __init__(self, speech: AVVAESpeech, lips: Sequence[Lips], offset: float = 0.0) -> None:
@@ -201,9 +204,13 @@ class WatchedSpeech(ToldSpeech):
             raise ValueError("AVVAESpeech.watching: no lips; give those of the recording, or use a prior of sound (VAESpeech)")
         self.lips, self.offset = tuple(lips), offset
         self.good: Tensor | None = None
+        self.looks: Tensor | None = None
+        self.share = 1.0
         weight = next(speech.parameters())
         with torch.no_grad():
-            self.seen = tuple(speech.lips.see(prepared(each.frames, each.good).to(weight)) for each in self.lips)
+            images = [prepared(each.frames, each.good).to(weight) for each in self.lips]
+            self.seen = tuple(speech.lips.see(each) for each in images)
+            self._looks = tuple(speech.law.looks(each, lips.good.to(weight.device)) for each, lips in zip(images, self.lips, strict=True))
 
     @torch.no_grad()
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
@@ -215,16 +222,21 @@ class WatchedSpeech(ToldSpeech):
         count, speech = 1 if x.dim() == 2 else x.shape[0], networks(self)
         if count % len(self.lips):
             raise ValueError(f"WatchedSpeech: lips of {len(self.lips)} recordings for a batch of {count}; give one for each, in the same order")
-        weight, moments = next(speech.parameters()), torch.as_tensor(STFT.of_freqs(self.n_freqs).centres(x.shape[-2]))
-        brought, good = [], []
-        for seen, lips in zip(self.seen, self.lips, strict=True):
+        weight, stft = next(speech.parameters()), STFT.of_freqs(self.n_freqs)
+        moments = torch.as_tensor(stft.centres(x.shape[-2]))
+        brought, good, looks = [], [], []
+        for seen, look, lips in zip(self.seen, self._looks, self.lips, strict=True):
             where = lips.align(moments, self.offset)
             brought.append(follow(seen.to(weight), where.place.to(weight.device)))
+            looks.append(look.to(weight)[where.place.round().long().to(weight.device)])
             good.append(where.good)
         if len(self.lips) == 1:
-            seen, self.good = brought[0], good[0]
+            seen, self.good, self.looks = brought[0], good[0], looks[0]
         else:  # several starts of a recording stand side by side
-            seen, self.good = (torch.stack(parts).unsqueeze(1).repeat_interleave(count // len(self.lips), 0) for parts in (brought, good))
+            seen, self.good, self.looks = (
+                torch.stack(parts).unsqueeze(1).repeat_interleave(count // len(self.lips), 0) for parts in (brought, good, looks)
+            )
+        self.share = min(1.0, stft.hop / stft.sample_rate / max(lips.period for lips in self.lips))
         self.told = speech.tell(seen)
 
     def follow(self, x: Tensor, observed: Tensor | None = None) -> None:

@@ -87,6 +87,9 @@ class WatchedWaves(Waves):
         lips: of every one.
         stft: the STFT of the model.
 
+    Attributes:
+        images: of every one, as :func:`ppse.models.lip_reader.prepared` makes them, (V, 44, 44) in half precision.
+
     Raises:
         ValueError: when there are more or fewer lips than waves.
     """
@@ -95,7 +98,7 @@ class WatchedWaves(Waves):
         super().__init__(waves, stft)
         if len(lips) != len(self.waves):
             raise ValueError(f"WatchedWaves: {len(self.waves)} recordings and lips of {len(lips)}; expected the same number")
-        self._images = [prepared(each.frames, each.good).to(torch.float16) for each in lips]
+        self.images = [prepared(each.frames, each.good).to(torch.float16) for each in lips]
         # Without the crops, which would take eight times as much memory as the images: one grey value that looks like all of them.
         self._lips = [replace(each, frames=each.frames.new_zeros(1, 1, 1).expand(each.frames.shape)) for each in lips]
 
@@ -115,7 +118,7 @@ class WatchedWaves(Waves):
         for number, at in zip(clip.tolist(), moments, strict=True):
             place, good = self._lips[number].align(at)
             low, high = int(place[0]), int(place[-1]) + 1
-            images.append(self._images[number][low : high + 1])
+            images.append(self.images[number][low : high + 1])
             where.append(Alignment(place - low, good))
         longest = max(len(each) for each in images)
         padded = [torch.cat([each, each[-1:].expand(longest - len(each), -1, -1)]) for each in images]

@@ -51,8 +51,8 @@ def train_av_prior(
     """Train an audio-visual prior and write it to ``out``; an interrupted run goes on where it was.
 
     First a VAE of the sound alone is trained, and stays in ``NAME.vae.safetensors``: of equal sizes and data, it is the expert to switch to
-    where the video cannot be relied on. Then the lips learn what to expect of its latents, ``NAME.lips.safetensors``, and then all networks
-    together what more there is to see.
+    where the video cannot be relied on. What right lips look like (:class:`ppse.models.lip_law.LipLaw`) is learnt in closed form. Then the
+    lips learn what to expect of the latents of that VAE, ``NAME.lips.safetensors``, and then all networks together what more there is to see.
 
     Args:
         inputs: folders, files or patterns of videos of faces, or of ready-made crops of mouths, with clean speech in them or beside them.
@@ -91,6 +91,7 @@ def train_av_prior(
         training.train(vae, speech, others, first, schedule, card=card, report=told("vae"))
         finish(vae, first)
     seeing = seeded(recipe.seed, lambda: AVVAESpeech.around(vae, heard_lips=recipe.heard_lips))
+    seeing.law.learn([each.float() for each in speech.images])
     if done[second]:
         seeing.load_state_dict(weights.read(second)[0])
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +17,17 @@ from .lips import Lips
 from .method import Method
 from .mixture import Mixture, Source
 from .models import AVVAESpeech, SwitchingSpeech
-from .models.av_vae import WatchedSpeech
-from .models.switching import STAY
+from .models.av_vae import WatchedSpeech, networks
+from .models.lip_law import Looks
 from .mouth import find_lips
 from .switching_vem import switching_vem
 from .video import VideoError
 
 BLIND = 1e4
 """Nats by which it is less likely that a frame follows lips that cannot be relied on: more than any sound can make up for."""
+
+MOSTLY_RIGHT = ((0.95, 0.05), (0.01, 0.99))
+"""Transition between what is heard alone and lips: these are wrong for 20 frames, 1/3 s, and right for five times as long, on average."""
 
 MARGIN = 1.0
 """Seconds of lips before and after a stretch of sound, which the networks may look at."""
@@ -33,27 +36,34 @@ MARGIN = 1.0
 class SeenSpeech(SwitchingSpeech):
     """Speech that follows what is heard alone (expert 0), or the lips as well (expert 1), by a Markov chain.
 
-    Frames without reliable lips (:attr:`Lips.good`) are observed as such, site ``blind``, which excludes expert 1; nothing is concluded
-    from those that look reliable.
+    The video is observed as well as the sound. Frames without reliable lips (:attr:`Lips.good`) are so as what they are, site ``blind``,
+    which excludes expert 1. Of all others it is what the lips look like, site ``looks``: as right ones do where expert 1 is chosen, or as
+    anything (:class:`ppse.models.lip_law.LipLaw`).
 
     Args:
         heard: a prior of sound.
         seen: a prior that watches the lips of this recording.
-        stay: probability of staying with an expert for another frame.
+        transition, initial, learn: of the chain, as in :class:`ppse.models.SwitchingSpeech`.
     """
 
-    def __init__(self, heard: Source, seen: WatchedSpeech, stay: float = STAY) -> None:
-        super().__init__([heard, seen], stay)
+    def __init__(
+        self, heard: Source, seen: WatchedSpeech, transition: Sequence[Sequence[float]] | float = MOSTLY_RIGHT,
+        initial: Sequence[float] | None = None, *, learn: bool = False,
+    ) -> None:
+        super().__init__([heard, seen], transition, initial, learn=learn)
 
     def show(self, regime: Tensor) -> None:
-        """Observes frames without reliable lips, site ``blind``."""
+        """Observes the video, sites ``looks`` and ``blind``."""
         seen = self.experts["expert1"]
         assert isinstance(seen, WatchedSpeech)
-        good = seen.good
-        if good is not None and not good.all():
+        if seen.good is None or seen.looks is None:
+            return
+        good = seen.good.to(regime.device)
+        pyro.sample("looks", Looks(networks(seen).law, regime == 1, seen.share).mask(good), obs=seen.looks)
+        if not good.all():
             # In log-odds, as a probability is not taken to be less than what rounding leaves of 1, however small it is given.
             odds = torch.tensor([BLIND, -BLIND], device=regime.device)[regime]
-            pyro.sample("blind", Bernoulli(logits=odds).mask(~good.to(regime.device)), obs=torch.ones_like(odds))
+            pyro.sample("blind", Bernoulli(logits=odds).mask(~good), obs=torch.ones_like(odds))
 
 
 class StretchOfLips(WatchedSpeech):
@@ -64,14 +74,13 @@ class StretchOfLips(WatchedSpeech):
         self.start(x, observed)
 
 
-def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, stay: float = STAY, source: str = "speech") -> Given:
+def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, source: str = "speech") -> Given:
     """The speaker of a recording is seen: its speech switches between the prior of the model and one that watches the lips.
 
     Args:
         lips: of the recording (:func:`ppse.mouth.find_lips`).
         seeing: the prior that watches, of the STFT of the model.
         offset: seconds by which the picture is late.
-        stay: probability of staying with a prior for another frame.
         source: name of the source that speaks.
 
     Raises:
@@ -83,7 +92,7 @@ def watched(lips: Lips, seeing: AVVAESpeech, offset: float = 0.0, stay: float = 
         part = lips.between(begin + offset - MARGIN, end + offset + MARGIN)
         # Times count from the start of the margin; it is added to the offset, by which the picture is late.
         seen = StretchOfLips(seeing.to(stretch.x.device), [part], MARGIN)
-        return wrapped(model, lambda name, prior: SeenSpeech(prior, seen, stay) if name == source else prior, source)
+        return wrapped(model, lambda name, prior: SeenSpeech(prior, seen) if name == source else prior, source)
 
     return knowledge
 
