@@ -51,7 +51,7 @@ class HeardSpeech(Wrapper):
         if not weight > 0:
             raise ValueError(f"HeardSpeech: weight={weight}; expected a positive number")
         self.n_freqs, self.weight = source.n_freqs, weight
-        self.noisy_encoder = hearing.requires_grad_(False)
+        self.noisy_encoder = hearing
         self.law: TorchDistribution | None = None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import pyro
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from .guides import mean_field, starting_guide
 from .infer import (
     TARGET_ACCEPTANCE,
     EStep,
+    Expectation,
     Group,
     Kernel,
     LogDensity,
@@ -114,10 +116,19 @@ def amortised(iterations: int = 1, draws: int = 4) -> Method:
     """
 
     def e_step(problem: Problem) -> EStep:
-        if problem.guide is None:
+        guide = problem.guide
+        if guide is None:
             raise ValueError("amortised: no source of the model has an encoder to hear with; use hmc_em, or give a VAESpeech")
+        spare = set(log_density(problem.graph, *problem.args, block=()).sites) - set(guide.sites)
+        if spare:
+            raise ValueError(f"amortised: no encoder proposes the latents {', '.join(sorted(spare))}; use a method that draws them, such as hmc_em")
         hear(problem)
-        return guide_e_step(problem.graph, problem.guide, problem.args, draws=draws, steps=0)
+
+        def draw(_: int) -> Expectation:
+            with torch.no_grad(), pyro.poutine.block(), pyro.plate("chains", draws, dim=-2):
+                return Expectation(guide(*problem.args))
+
+        return draw
 
     return Method("amortised", e_step, starting_guide, iterations, average=1)
 

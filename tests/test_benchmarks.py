@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+
+from ppse import mixing
+from ppse.demo import CLEAN
 
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
@@ -62,6 +67,22 @@ def test_resynthesis(tmp_path: Path) -> None:
     assert [name for name, *_ in rows] == ["vae", "rvae"]
     vae, rvae = ([float(cell) for cell in cells.split("|")] for *_, cells in rows)
     assert all(a < b for a, b in zip(vae[:3], rvae[:3], strict=True)) and rvae[3] < vae[3]  # memory pays: scores rise, the loss falls
+
+
+@pytest.mark.slow
+def test_amortised(tmp_path: Path) -> None:
+    clean, rate = soundfile.read(CLEAN)
+    soundfile.write(tmp_path / "clean.wav", clean[rate // 2 : 3 * rate // 2], rate)
+    soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
+    manifest = mixing.mix([str(tmp_path / "clean.wav")], [str(tmp_path / "noise.wav")], tmp_path / "corpus", [0.0], 1, 0)
+    command = [sys.executable, str(SPEED.with_name("amortised.py")), str(manifest), "--count", "1", "--starts", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = re.findall(r"^\| (\w+), .*`(\w+)`.* \| ([+-][\d.]+) \| .* \| ([\d.]+) \|$", run.stdout, re.MULTILINE)
+    assert len(rows) == 8 and all(float(gain) > 0 for *_, gain, _ in rows)
+    seconds = {(prior, method): float(time) for prior, method, _, time in rows}
+    assert seconds["rvae", "amortised"] < seconds["rvae", "default"]
+    assert re.search(r"^\| `hmc_em`, 60 iterations, median of 1 \| \d+ \| \d+ \|$", run.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow
