@@ -77,11 +77,13 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), squeeze=False)
     fractions = sorted({row["labelled"] for row in rows})
+    amounts = sorted({row["unlabelled"] for row in rows if row["arm"] == "semi"})
+    columns = 2 if len(amounts) > 1 else 1  # for each kind of noise
+    figure, axes = plt.subplots(2, 2 * columns, figsize=(8 * columns, 7), squeeze=False)
     for i, metric in enumerate(("si_sdr", "pesq_wb")):
         for j, noise in enumerate(NOISES):
-            left, right = axes[i][2 * j], axes[i][2 * j + 1]
+            left = axes[i][columns * j]
 
             def draw(axis: Any, arm: str, key: str, keep: Callable[[Row], bool], at: Sequence[float], m: str = metric, n: str = noise) -> None:
                 kept = [row for row in rows if row["arm"] in ("noisy", arm) and (row["arm"] == "noisy" or (row["by"] == "one pass" and keep(row)))]
@@ -98,12 +100,12 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
                 left.axhline(mean, color="k", label="unsupervised")
                 left.axhspan(low, high, color="k", alpha=0.1)
             left.set(xticks=range(len(fractions)), xticklabels=[f"{100 * f:g} %" for f in fractions], xlabel="labelled", title=f"{noise} noise")
-            amounts = sorted({row["unlabelled"] for row in rows if row["arm"] == "semi"})
-            right.set_visible(len(amounts) > 1)
-            draw(right, "semi", "unlabelled", lambda row: row["labelled"] == 0.05, amounts)
-            right.set(xticks=range(len(amounts)), xticklabels=[f"{100 * a:g} %" for a in amounts], xlabel="unlabelled, at 5 % labelled")
+            if columns > 1:
+                right = axes[i][columns * j + 1]
+                draw(right, "semi", "unlabelled", lambda row: row["labelled"] == 0.05, amounts)
+                right.set(xticks=range(len(amounts)), xticklabels=[f"{100 * a:g} %" for a in amounts], xlabel="unlabelled, at 5 % labelled")
             left.set_ylabel(f"gain in {METRICS[metric]}")
-            left.legend()
+            left.legend(fontsize="small", loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
