@@ -159,7 +159,7 @@ def _likelihood(
         inside = plate_dims(site)
         log_likelihood[name] = _named(torch.stack(values), ("draw", *by_dim(inside, values[0].dim())), (), name)
         value, n_event = site["value"], site["fn"].event_dim
-        event = given.get(name, _data_dims(name, n_event))
+        event = given.get(name, _data_dims(name, value, n_event, args))
         plates = by_dim({plate: dim for plate, dim in inside.items() if dim != CHAINS_DIM}, value.dim() - n_event)
         parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         observed[name] = _named(parts, plates, (*event, "part") if value.is_complex() else event, name)
@@ -174,7 +174,7 @@ def _predictive(
     prior, prior_data = prior_predictive(model, args, count, weight)
     replicated, found = posterior_predictive(draws, model, args, count, weight), observed_summaries(model, args, weight)
     latent_dims = _event_dims(Draws(prior.values, draws.stats, None, prior.plates, ()), given)
-    data_dims = {name: given.get(name, _data_dims(name, v.dim() - len(found.plates[name]))) for name, v in found.values.items()}
+    data_dims = {name: given.get(name, _data_dims(name, v, v.dim() - len(found.plates[name]), args)) for name, v in found.values.items()}
     return {
         "prior": _labelled(prior, latent_dims),
         "posterior_predictive": _labelled(replicated, data_dims),
@@ -187,9 +187,10 @@ def _labelled(sites: Sites, event: Mapping[str, Sequence[str]]) -> dict[str, _Va
     return {name: _named(value, ("draw", *sites.plates[name]), event[name], name) for name, value in sites.values.items()}
 
 
-def _data_dims(name: str, n_event: int) -> tuple[str, ...]:
-    """Names of the event dims of data: the vector of a frame is a spectrum."""
-    return ("freq",) if n_event == 1 else tuple(f"{name}_event_{i}" for i in range(n_event))
+def _data_dims(name: str, value: Tensor, n_event: int, args: tuple[Any, ...]) -> tuple[str, ...]:
+    """Names of the event dims of data: a vector is a spectrum, where it is as long as those of the recording, the first of the arguments."""
+    spectrum = n_event == 1 and not (args and value.shape[-1] != args[0].shape[-1])
+    return ("freq",) if spectrum else tuple(f"{name}_event_{i}" for i in range(n_event))
 
 
 def _constants(sizes: Mapping[str, int], stft: STFT | None, observed: Tensor | None) -> dict[str, _Variable]:

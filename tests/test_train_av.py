@@ -25,9 +25,9 @@ def test_clips_with_sound_in_them_or_beside_them_become_two_priors(tmp_path: Pat
     folder = tmp_path / "clips"
     folder.mkdir()
     for i in range(3):
-        crops = rng.integers(0, 256, (20, 88, 88), dtype=np.uint8)
-        sound = 0.1 * rng.standard_normal((1, 12_800))
-        path = make_clip(crops, [j / 25 for j in range(20)], sound if i else None, name=f"{i}.mp4")
+        crops = rng.integers(0, 256, (62, 88, 88), dtype=np.uint8)
+        sound = 0.1 * rng.standard_normal((1, 39_680))
+        path = make_clip(crops, [j / 25 for j in range(62)], sound if i else None, name=f"{i}.mp4")
         path.rename(folder / path.name)
         if not i:
             soundfile.write(folder / "0.wav", sound[0], 16_000)
