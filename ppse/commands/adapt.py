@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .. import plots
 from ..adaptation import Adaptation
 from ..adaptation_recipe import Progress, adapt_prior
 from ..console import bar, complain_left_out, progress_bars, say
-from ..optimisation import Epoch
-from .train import check_weights_name
+from .train import check_weights_name, epoch_report
 
 
 def adapt(
@@ -42,13 +40,7 @@ def adapt(
         raise typer.BadParameter("offsets are of what is heard in noise, not of the decoder; leave one of the two out", param_hint="--offsets")
     settings = Adaptation("decoder" if decoder else "offsets" if offsets else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
     with progress_bars() as progress:
-        done = bar(progress, "adapt")
-
-        def report(_: Epoch, log: list[Epoch]) -> None:
-            done(len(log), epochs)
-            say(f"{len(log)}/{epochs}: {log[-1].sentence}")
-            plots.plot_training(log, out.with_suffix(".png"))
-
-        told = Progress(bar(progress, "listen"), report, lambda reason: complain_left_out([reason]))
+        report = epoch_report(progress, "adapt", epochs, out.with_suffix(".png"))
+        told = Progress(bar(progress, "listen"), lambda _, log: report(log), lambda reason: complain_left_out([reason]))
         verdict = adapt_prior(prior, inputs, out, settings, self_taught=self_taught, force=force, progress=told)
     say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} …")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
-from .. import audio, choices, plots, recipe, training, weights
+from .. import audio, choices, plots, recipe, weights
 from .. import import_dvae as importer
 from ..console import bar, complain, complain_left_out, progress_bars, say
 from ..models import VAESpeech
+from ..optimisation import Epoch
 from ..workers import workers
 
 
@@ -41,15 +44,9 @@ def vae(
     settings = recipe.Recipe(latent, tuple(hidden), context if noisy_encoder else 0, epochs, noisy_epochs, patience, validation, seed)
     limits = {"vae": epochs, "noisy": noisy_epochs}
     with progress_bars() as progress:
-        bars = {stage: bar(progress, stage) for stage in limits}
-
-        def report(stage: str, log: list[training.Epoch]) -> None:
-            bars[stage](len(log), limits[stage])
-            say(f"{stage} {len(log)}/{limits[stage]}: {log[-1].sentence}")
-            plots.plot_training(log, out.with_suffix(f".{stage}.png"))
-
+        stages = {stage: epoch_report(progress, stage, limit, out.with_suffix(f".{stage}.png")) for stage, limit in limits.items()}
         recipe.train_prior(
-            inputs, out, settings, note=data_note, licence=licence, report=report, reading=bar(progress, "read"),
+            inputs, out, settings, note=data_note, licence=licence, report=lambda stage, log: stages[stage](log), reading=bar(progress, "read"),
             left_out=lambda reason: complain_left_out([reason]),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
@@ -94,17 +91,11 @@ def dvae(
     team = workers(devices, device)
     settings = recipe.SequenceRecipe(epochs, learning_rate, beta, warm_up, mixed, batch, frames, patience, validation, seed)
     with progress_bars() as progress:
-        advance = bar(progress, model)
-
-        def report(_: str, log: list[training.Epoch]) -> None:
-            advance(len(log), epochs)
-            say(f"{model} {len(log)}/{epochs}: {log[-1].sentence}")
-            plots.plot_training(log, out.with_suffix(".png"))
-
+        report = epoch_report(progress, model, epochs, out.with_suffix(".png"))
         recipe.train_sequence_prior(
             lambda: choices.AROUND[model](trained, hidden) if trained else choices.DYNAMICAL[model](latent, hidden), inputs, out, settings,
-            note=data_note, licence=licence, report=report, reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
-            team=team,
+            note=data_note, licence=licence, report=lambda _, log: report(log), reading=bar(progress, "read"),
+            left_out=lambda reason: complain_left_out([reason]), team=team,
         )
     if team.rank == 0:
         say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
@@ -129,6 +120,18 @@ def import_dvae(
     for note in card["notes"]:
         complain(f"note: {note}")
     say(f"wrote {out} ({type(model).__name__}); use it: ppse enhance --prior {out} …")
+
+
+def epoch_report(progress: Progress, stage: str, epochs: int, figure: Path) -> Callable[..., None]:
+    """What to call with the log after every epoch of a stage, and with what else there is to say: moves a bar, prints losses, draws curves."""
+    advance = bar(progress, stage)
+
+    def report(log: list[Epoch], *more: str) -> None:
+        advance(len(log), epochs)
+        say("; ".join([f"{stage} {len(log)}/{epochs}: {log[-1].sentence}", *more]))
+        plots.plot_training(log, figure)
+
+    return report
 
 
 def check_weights_name(out: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .. import av_recipe, plots, training, weights
+from .. import av_recipe, weights
 from ..av_recipe import AVRecipe
 from ..console import bar, complain_left_out, progress_bars, say
-from .train import check_weights_name
+from .train import check_weights_name, epoch_report
 
 
 def av_vae(
@@ -47,15 +47,9 @@ def av_vae(
     )
     limits = {"vae": vae_epochs, "lips": lips_epochs, "av": epochs}
     with progress_bars() as progress:
-        bars = {stage: bar(progress, stage) for stage in limits}
-
-        def report(stage: str, log: list[training.Epoch]) -> None:
-            bars[stage](len(log), limits[stage])
-            say(f"{stage} {len(log)}/{limits[stage]}: {log[-1].sentence}")
-            plots.plot_training(log, out.with_suffix(f".{stage}.png"))
-
+        stages = {stage: epoch_report(progress, stage, limit, out.with_suffix(f".{stage}.png")) for stage, limit in limits.items()}
         av_recipe.train_av_prior(
-            inputs, out, recipe, note=data_note, licence=licence, report=report, reading=bar(progress, "read"),
-            left_out=lambda reason: complain_left_out([reason]),
+            inputs, out, recipe, note=data_note, licence=licence, report=lambda stage, log: stages[stage](log),
+            reading=bar(progress, "read"), left_out=lambda reason: complain_left_out([reason]),
         )
     say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); the prior of sound alone is in {out.with_suffix('.vae.safetensors')}")

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .. import choices, plots, weights
-from ..console import bar, complain_left_out, progress_bars, say
+from .. import choices, weights
+from ..console import complain_left_out, progress_bars, say
 from ..listening import ListenerRecipe, train_listener_of
 from ..models import VAESpeech
-from ..optimisation import Epoch
 from ..workers import workers
-from .train import check_weights_name
+from .train import check_weights_name, epoch_report
 
 
 def listener(
@@ -46,16 +45,10 @@ def listener(
     team = workers(devices, device)
     recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed)
     with progress_bars() as progress:
-        advance = bar(progress, "listener")
-
-        def report(_: Epoch, log: list[Epoch]) -> None:
-            advance(len(log), epochs)
-            say(f"listener {len(log)}/{epochs}: {log[-1].sentence}")
-            plots.plot_training(log, out.with_suffix(".png"))
-
+        report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
-            VAESpeech.pretrained(prior), inputs, noise, out, recipe, note=data_note, licence=licence, report=report,
-            left_out=lambda reason: complain_left_out([reason]), team=team,
+            VAESpeech.pretrained(prior), inputs, noise, out, recipe, note=data_note, licence=licence,
+            report=lambda _, log: report(log), left_out=lambda reason: complain_left_out([reason]), team=team,
         )
     if team.rank == 0:
         say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} --noise heard …")

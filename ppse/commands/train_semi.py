@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .. import choices, plots, weights
-from ..console import bar, complain_left_out, progress_bars, say
+from .. import choices, weights
+from ..console import complain_left_out, progress_bars, say
 from ..models import VAESpeech
 from ..optimisation import Epoch
 from ..semi import Kinds, Shares
 from ..semi_recipe import SemiRecipe, train_semi_prior
 from ..workers import workers
-from .train import check_weights_name
+from .train import check_weights_name, epoch_report
 
 
 def semi(
@@ -59,13 +59,10 @@ def semi(
     choices.check_device(device)
     team = workers(devices, device)
     with progress_bars() as progress:
-        done = bar(progress, "train")
+        tell = epoch_report(progress, "semi", epochs, out.with_suffix(".png"))
 
         def report(log: list[Epoch], kinds: Kinds) -> None:
-            done(len(log), epochs)
-            each = ", ".join(f"{kind} {training:.0f} / {validation:.0f}" for kind, (training, validation) in kinds.items())
-            say(f"{len(log)}/{epochs}: {log[-1].sentence}; {each}")
-            plots.plot_training(log, out.with_suffix(".png"))
+            tell(log, ", ".join(f"{kind} {training:.0f} / {validation:.0f}" for kind, (training, validation) in kinds.items()))
 
         train_semi_prior(
             out, clean, noisy, pairs, labels, settings, shares, start=VAESpeech.pretrained(start) if start else None, note=data_note,
