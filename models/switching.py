@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import Dirichlet
 from pyro.nn import PyroModule, PyroParam
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Source, Startable
+from ..mixture import Followable, Frames, Named, Source, Startable
 from .markov_chain import MarkovChain
 
 STAY = 0.95
@@ -123,7 +121,7 @@ class SwitchingSpeech(PyroModule):
         """
         laws = []
         for name in self._names():
-            with _Under(name):
+            with Named(name):
                 laws.append(getattr(self, name)(frames))
         sizes = {law.var.shape[-1] for law in laws} - {1}
         if len(sizes) > 1:
@@ -182,21 +180,6 @@ class MixtureSpeech(SwitchingSpeech):
             counts = first + pairs.sum(-2)
             weights = counts / counts.sum(-1, keepdim=True)
             self._set(weights, weights.unsqueeze(-2).expand_as(pairs))
-
-
-class _Under(Messenger):
-    """Gives the sites of an expert its name. Parameters of modules have it already: they know their place."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def _pyro_sample(self, msg: Any) -> None:
-        msg["name"] = f"{self.name}.{msg['name']}"
-
-    def _pyro_param(self, msg: Any) -> None:
-        if f".{self.name}." not in f".{msg['name']}":
-            msg["name"] = f"{self.name}.{msg['name']}"
 
 
 def _chosen(laws: Sequence[ComplexNormal], regime: Tensor) -> ComplexNormal:

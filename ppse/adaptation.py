@@ -24,8 +24,9 @@ from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .recordings import Recordings
 from .semi import RANK, SPACING, heard_bound
+from .simulate import unit_power
 from .stft import level
-from .training import Read, heard_loss
+from .training import Read, heard_loss, mixed
 from .warm_start import fit_noise
 
 Part = Literal["encoder", "offsets", "decoder"]
@@ -193,9 +194,7 @@ def remixed(speech: Waves, noise: Waves, count: int, frames: int, generator: tor
     clean, other = speech.segments(count, frames, generator), noise.segments(count, frames, generator)
     snr = -10 + 25 * torch.rand(count, 1, 1, generator=generator)
     clean = clean / level(clean).sqrt()
-    other = other / other.abs().square().mean((-2, -1), keepdim=True).clamp_min(1e-12).sqrt() * 10 ** (-snr / 20)
-    scale = level(clean + other).rsqrt()
-    return (clean * scale).unsqueeze(1), (other * scale).unsqueeze(1)
+    return mixed(clean, unit_power(other), snr)
 
 
 @torch.no_grad()

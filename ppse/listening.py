@@ -21,8 +21,9 @@ from .models import VAESpeech
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .recipe import ALREADY, finish, finished, seeded, speech_of
-from .stft import POWER_FLOOR, level
-from .training import heard_loss
+from .simulate import unit_power
+from .stft import POWER_FLOOR
+from .training import heard_loss, mixed
 from .workers import Alone, Workers
 
 DISTANCE = 5.0
@@ -30,6 +31,9 @@ DISTANCE = 5.0
 
 EXPONENT, FLOOR = 0.3, 1e-5
 """Magnitudes are compressed by this exponent in :func:`distance`, with the floor added to powers."""
+
+QUIET = 1e-8
+"""Power below which a stretch of recorded noise is a pause, which is not made loud."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,11 @@ def mixtures(speech: Waves, recorded: Waves, count: int, frames: int, generator:
 
     clean = equalised(speech.segments(count, frames, generator), 0.25, generator)
     snr = -10 + 30 * uniform()
-    real = _unit(equalised(recorded.segments(count, frames, generator), 0.5, generator))
-    other = _unit(recorded.segments(count, frames, generator))
-    real = _unit(real + (uniform() < 0.3) * uniform() * other)
+    real = unit_power(equalised(recorded.segments(count, frames, generator), 0.5, generator), QUIET)
+    other = unit_power(recorded.segments(count, frames, generator), QUIET)
+    real = unit_power(real + (uniform() < 0.3) * uniform() * other, QUIET)
     simulated = simulate.noise(speech, count - count // 2, frames, generator)
-    noise = torch.cat([real[: count // 2], simulated]) * 10 ** (-snr / 20)
-    scale = level(clean + noise).rsqrt()
-    return (clean * scale).unsqueeze(1), (noise * scale).unsqueeze(1)
+    return mixed(clean, torch.cat([real[: count // 2], simulated]), snr)
 
 
 def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
@@ -104,10 +106,6 @@ def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
         amplitude = depth / order * torch.randn(len(x), 1, 1, generator=generator)
         log_gain += amplitude * torch.cos(math.pi * order * place + 2 * math.pi * torch.rand(len(x), 1, 1, generator=generator))
     return x * log_gain.exp()
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x / power_of(x).mean((-2, -1), keepdim=True).clamp_min(1e-8).sqrt()
 
 
 class _Material(Waves):

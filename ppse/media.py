@@ -48,11 +48,8 @@ def read_checked(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int
 
 
 def extent(path: str | os.PathLike[str]) -> tuple[float, int]:
-    """Seconds and channels of a recording. Raises AudioError as :func:`read_checked`."""
-    if not is_video(path):
-        return audio.extent(path)
-    samples, rate = video.sound(path)
-    return samples.shape[-1] / rate, len(samples)
+    """Seconds and channels of a recording, as its header has them. Raises AudioError as :func:`ppse.audio.extent`."""
+    return video.extent(path) if is_video(path) else audio.extent(path)
 
 
 def encoding(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:

@@ -60,8 +60,8 @@ class Updatable(Protocol):
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor: ...
 
 
-class _Prefix(Messenger):
-    """Gives the sample sites of a source the name of the source, so that two of a kind can be in one mixture."""
+class Named(Messenger):
+    """Gives the sites of a source its name, so that two of a kind can be side by side. Parameters of modules have it: they know their place."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ class _Prefix(Messenger):
         msg["name"] = f"{self.name}.{msg['name']}"
 
     def _pyro_param(self, msg: Any) -> None:
-        # PyroModules know their place and arrive as "noise.W"; a bare pyro.param("W") does not.
-        if not msg["name"].startswith(f"{self.name}."):
+        # They arrive as "noise.W" or "speech.experts.expert0.W"; a bare pyro.param("W") does not.
+        if f".{self.name}." not in f".{msg['name']}":
             msg["name"] = f"{self.name}.{msg['name']}"
 
 
@@ -146,7 +146,7 @@ class Mixture(PyroModule):
         with utterances(x):
             laws = {}
             for name, source in self.sources.items():
-                with _Prefix(name):
+                with Named(name):
                     laws[name] = source(frames)
                 if laws[name].var.shape[-1] not in (1, x.shape[-1]):
                     raise ValueError(

@@ -24,13 +24,13 @@ def noise(speech: Waves, count: int, frames: int, generator: torch.Generator) ->
     if crowds.any():
         share = torch.rand(int(crowds.sum()), 1, 1, generator=generator)  # of the amplitude that is not the crowd; none in every other
         share = (2 * share - 1).clamp_min(0)
-        drawn[crowds] = share * _unit(drawn[crowds]) + (1 - share) * _unit(crowd(speech, len(share), frames, generator))
-    return _unit(drawn)
+        drawn[crowds] = share * unit_power(drawn[crowds]) + (1 - share) * unit_power(crowd(speech, len(share), frames, generator))
+    return unit_power(drawn)
 
 
-def _unit(x: Tensor) -> Tensor:
-    """Scaled to mean power one over the last two dims."""
-    return x / x.abs().square().mean((-2, -1), keepdim=True).clamp_min(1e-12).sqrt()
+def unit_power(x: Tensor, floor: float = 1e-12) -> Tensor:
+    """STFTs (…, T, F), each scaled to mean power one; to less, where its power is below the floor."""
+    return x / x.abs().square().mean((-2, -1), keepdim=True).clamp_min(floor).sqrt()
 
 
 def stationary_carrier(stft: STFT, count: int, frames: int, generator: torch.Generator) -> Tensor:

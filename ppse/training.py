@@ -184,7 +184,12 @@ def noisy_segments(speech: Speech, count: int, frames: int, generator: torch.Gen
     """Clean speech and noise, (count, 1, frames, F) each, at the scale at which their sum has unit level. Random from ``generator``."""
     clean = speech.segments(count, frames, generator)
     snr = -10 + 25 * torch.rand(count, 1, 1, generator=generator)
-    noise = simulate.noise(speech, count, frames, generator) * 10 ** (-snr / 20)
+    return mixed(clean, simulate.noise(speech, count, frames, generator), snr)
+
+
+def mixed(clean: Tensor, noise: Tensor, snr: Tensor) -> tuple[Tensor, Tensor]:
+    """Speech and noise of unit power, (B, T, F) each, as parts of mixtures of that SNR (B, 1, 1) in dB and of unit level: (B, 1, T, F) each."""
+    noise = noise * 10 ** (-snr / 20)
     scale = level(clean + noise).rsqrt()
     return (clean * scale).unsqueeze(1), (noise * scale).unsqueeze(1)
 

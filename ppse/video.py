@@ -86,10 +86,7 @@ def sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     with _opened(path) as container:
         from av.audio.resampler import AudioResampler  # which is there, as it opened the file
 
-        _video_stream(container, path)
-        if not container.streams.audio:
-            raise VideoError(f"{path}: a video without sound; there is nothing to enhance")
-        stream = container.streams.audio[0]
+        stream = _sound_stream(container, path)
         to_floats = AudioResampler(format="fltp")
         rate, start, parts, count = stream.rate, _start(stream), list[NDArray[np.float32]](), 0
         for packet in container.demux(stream):
@@ -103,6 +100,19 @@ def sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     if not parts:
         raise VideoError(f"{path}: its sound cannot be decoded, or is empty; repair or re-export the file")
     return np.concatenate(parts, -1), rate
+
+
+def extent(path: str | os.PathLike[str]) -> tuple[float, int]:
+    """Seconds and channels of the sound of a video, as its header has them; of types that count no stream's time, of the whole file.
+
+    Raises:
+        VideoError: when the file is missing, no video, or without sound.
+    """
+    with _opened(path) as container:
+        stream = _sound_stream(container, path)
+        whole = (container.duration or 0) / 1_000_000  # in the unit of FFmpeg
+        seconds = whole if stream.duration is None else float(stream.duration * (stream.time_base or 0))
+        return seconds, stream.channels
 
 
 def write(path: str | os.PathLike[str], source: str | os.PathLike[str], samples: NDArray[np.floating], rate: int) -> None:
@@ -237,6 +247,14 @@ def _video_stream(container: InputContainer, path: str | os.PathLike[str]) -> Vi
         if not stream.disposition & Disposition.attached_pic:
             return stream
     raise VideoError(f"{path}: a file without moving pictures; give sound alone as {', '.join(audio.SUFFIXES)}")
+
+
+def _sound_stream(container: InputContainer, path: str | os.PathLike[str]) -> AudioStream:
+    """The sound of a video."""
+    _video_stream(container, path)
+    if not container.streams.audio:
+        raise VideoError(f"{path}: a video without sound; there is nothing to enhance")
+    return container.streams.audio[0]
 
 
 @contextmanager
