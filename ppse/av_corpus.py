@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import audio, video
+from . import audio, media, video
 from .corpus import Waves, at_unit_level, speaker, split
 from .lips import Alignment, Lips
 from .models.lip_reader import prepared
@@ -31,7 +31,7 @@ class Clip(NamedTuple):
         Raises:
             AudioError: when either cannot be used; the message says why.
         """
-        samples, rate = video.sound(self.sound) if video.is_video(self.sound) else audio.read(self.sound)
+        samples, rate = media.read(self.sound)
         wave = at_unit_level(audio.resample(samples.mean(0), rate, stft.sample_rate), stft, str(self.sound))
         return wave, find_lips(self.video)
 
@@ -42,11 +42,7 @@ def find_clips(inputs: Iterable[str]) -> list[Clip]:
     Raises:
         AudioError: when an input does not exist, or a folder or pattern has no video.
     """
-    return [Clip(path, _beside(path) or path) for path in audio.find(inputs, list(video.CONTAINERS), "video")]
-
-
-def _beside(path: Path) -> Path | None:
-    return next((sound for suffix in audio.SUFFIXES if (sound := path.with_suffix(suffix)).is_file()), None)
+    return [Clip(path, media.sound_of(path)) for path in audio.find(inputs, list(video.CONTAINERS), "video")]
 
 
 def split_clips(clips: Sequence[Clip], fraction: float = 0.05, seed: int = 0) -> tuple[list[Clip], list[Clip]]:

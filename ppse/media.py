@@ -34,15 +34,18 @@ def find(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
+def read(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
+    """As :func:`ppse.audio.read`, of sound or of a video. Raises AudioError as there, and when a video has no sound."""
+    return video.sound(path) if is_video(path) else audio.read(path)
+
+
 def read_checked(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     """As :func:`ppse.audio.read_checked`, of sound or of a video.
 
     Raises:
         AudioError: as there, and when a video has no sound.
     """
-    if not is_video(path):
-        return audio.read_checked(path)
-    samples, rate = video.sound(path)
+    samples, rate = read(path)
     audio.check(samples, str(path))
     return samples, rate
 
@@ -85,7 +88,13 @@ def write(
 
 def pictures_of(path: str | os.PathLike[str]) -> Path | None:
     """The video of a recording: itself, or one of the same name beside it; None where there is none."""
-    path = Path(path)
-    if is_video(path):
-        return path
-    return next((beside for suffix in video.CONTAINERS if (beside := path.with_suffix(suffix)).is_file()), None)
+    return Path(path) if is_video(path) else _beside(path, video.CONTAINERS)
+
+
+def sound_of(path: str | os.PathLike[str]) -> Path:
+    """The file with the sound of a video: one of the same name beside it, or itself."""
+    return _beside(path, audio.SUFFIXES) or Path(path)
+
+
+def _beside(path: str | os.PathLike[str], suffixes: Iterable[str]) -> Path | None:
+    return next((file for suffix in suffixes if (file := Path(path).with_suffix(suffix)).is_file()), None)
