@@ -13,8 +13,9 @@ from .av_corpus import WatchedWaves
 from .elbo import negative_elbo
 from .guides import EncoderGuide
 from .mixture import Mixture
-from .models.av_vae import AVVAESpeech, Told, ToldSpeech
+from .models import AVVAESpeech
 from .models.lip_reader import follow
+from .models.watched_speech import Told, ToldSpeech
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .training import at_random_level, floored
 

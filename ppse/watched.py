@@ -17,8 +17,8 @@ from .lips import Lips
 from .method import Method
 from .mixture import Mixture, Source
 from .models import AVVAESpeech, SwitchingSpeech
-from .models.av_vae import WatchedSpeech, networks
 from .models.lip_law import Looks
+from .models.watched_speech import WatchedSpeech, networks
 from .mouth import find_lips
 from .switching_vem import switching_vem
 from .video import VideoError

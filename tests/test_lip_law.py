@@ -11,8 +11,8 @@ from torch import Tensor
 from ppse import Mixture
 from ppse.lips import Lips
 from ppse.models import AVVAESpeech, StationaryNoise, VAESpeech
-from ppse.models.av_vae import WatchedSpeech
 from ppse.models.lip_law import DEGREES, LOOKS, WIDER, LipLaw, Looks
+from ppse.models.watched_speech import WatchedSpeech
 from ppse.switching import regimes
 from ppse.watched import SeenSpeech
 
