@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -74,3 +75,43 @@ def make_clip(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """A command as a user types it, without 'ppse' → its exit code, and all that it said."""
+    from ppse import cli
+
+    def run(*args: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["ppse", *map(str, args)])
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return int(code or 0), " ".join((out.out + out.err).split())  # type: ignore[call-overload]  # argparse-like codes are int or None
+
+    return run
+
+
+@pytest.fixture(name="ppse")
+def quick_terminal(terminal: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """The same with two iterations, whatever the method."""
+    from ppse import choices, methods
+
+    quick = methods.mala_em(iterations=2, draws=1, burn_in=0)
+    monkeypatch.setattr(choices, "method", lambda name, chains: quick)
+    return terminal
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> Path:
+    """The weights file of a tiny VAE that was never trained."""
+    from ppse import weights
+    from ppse.models import VAESpeech
+
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    weights.write(VAESpeech(513, 4, (16,), 8), path, {})
+    return path
