@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,7 +191,7 @@ def enhance(
                 report((channel + done) / len(samples))
 
         # The same seed and a fresh model for every channel: equal channels give equal results.
-        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+        with random_from(seed):
             _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, given, progress)
     result.seconds = time.monotonic() - started
     return result
@@ -218,6 +218,12 @@ def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: 
     if draws:
         result.draws = {name: np.zeros((draws, *samples.shape), np.float32) for name in model.sources}
     return result
+
+
+def random_from(seed: int | None) -> AbstractContextManager[object]:
+    """What is random in it is drawn from the seed, and the generator of the caller stays as it was; None draws from that one."""
+    handler: AbstractContextManager[object] = nullcontext() if seed is None else poutine.seed(rng_seed=seed)
+    return handler
 
 
 def stft_of(model: Source) -> STFT:

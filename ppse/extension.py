@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyro.poutine as poutine
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
-from .enhance import opened, stft_of
+from .enhance import opened, random_from, stft_of
 from .guides import clean_guide
 from .inpainting import variances_given
 from .methods import Method, hmc_em
@@ -91,7 +89,7 @@ def extend(
             deviations.append(wave.new_zeros(x.shape))
             continue
         scale = level(x).sqrt()
-        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+        with random_from(seed):
             var = variances_given(prior, x / scale, known, method, draws) * scale.square() * ~known
             # White noise, shaped: overlapping bins that were drawn each by itself would cancel in part.
             noise = stft.analysis(torch.randn(draws, wave.numel())) * math.sqrt(stft.n_fft / stft.hop)

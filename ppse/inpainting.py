@@ -6,7 +6,6 @@ import copy
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
-from .enhance import opened, stft_of
+from .enhance import opened, random_from, stft_of
 from .gaps import LONGEST, faded, fill
 from .given import reusable
 from .guides import EncoderGuide, clean_guide
@@ -149,7 +148,7 @@ def inpaint(
     result = Inpainting(sample_rate, samples.copy(), np.repeat(samples[None], draws, 0), wanted)
     for channel, wave in enumerate(samples):
         at_model = torch.from_numpy(audio.resample(_zeroed(wave, wanted, sample_rate), sample_rate, stft.sample_rate))
-        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+        with random_from(seed):
             for n, gap in enumerate(wanted):
                 mean, drawn = _filled(at_model, gap, wanted, prior, method or default_method(), stft, draws)
                 start, end = (round(second * sample_rate) for second in gap)

@@ -6,11 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import pyro.poutine as poutine
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch.nn.functional import pad
 
 from .channel import Channel
 from .distributions import ComplexNormal
-from .enhance import Enhancement, Trace, blank, enhance, opened, prepared
+from .enhance import Enhancement, Trace, blank, enhance, opened, prepared, random_from
 from .inference import Inference, Keep, infer
 from .methods import Method
 from .mixture import Mixture
@@ -111,7 +109,7 @@ def enhance_batch(
         x, observed = _padded([parts[i].stretch(0, len(parts[i].wave)) for i in heard], [parts[i].observed for i in heard])
         total = method.all_iterations
         note = None if report is None else lambda i, _: report((i + 1) / total)
-        with poutine.seed(rng_seed=seed) if seed is not None else nullcontext():
+        with random_from(seed):
             inferred = infer(model, x, method, observed, keep=Keep(draws), callback=note)
         for row, i in enumerate(heard):
             _add(parts[i], inferred, row, x)
