@@ -15,13 +15,12 @@ from torch import Tensor
 from . import audio, methods, provenance, weights
 from .adaptation import JUDGES, Adaptation, Unlabelled, Verdict, adapt
 from .corpus import Waves
-from .enhance import enhance
+from .enhance import RANK, SPACING, enhance
 from .method import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .optimisation import Report
 from .recordings import Recordings, unlabelled
-from .semi import RANK, SPACING
 from .stft import STFT
 
 HELD_OUT = 0.25

@@ -26,6 +26,7 @@ from torch import Tensor
 from .corpus import Speech
 from .distributions import ComplexNormal
 from .elbo import negative_elbo
+from .enhance import RANK, SPACING
 from .guides import EncoderGuide
 from .listening import DISTANCE, distance
 from .mixture import Mixture
@@ -37,9 +38,6 @@ from .stft import POWER_FLOOR
 from .training import Read, at_random_level, floored, noisy_segments
 from .warm_start import fit_noise
 from .workers import Alone, Workers
-
-RANK, SPACING = 4, 16
-"""Patterns of the noise of a stretch, and frames from knot to knot of their activations: slow, so that noise cannot eat speech."""
 
 HEARD_STEPS = 8
 """M-steps from a random start to what the listener hears of the noise, before the inner EM."""
