@@ -91,18 +91,21 @@ class _EveryRegime(Messenger):
 
 
 class _SummedOut(_EveryRegime):
-    """Gives every observed site that feels the chain the law of the frames of a hidden Markov model, given those before it."""
+    """Gives every observed site that feels the chain the law of the frames of a hidden Markov model, given those before it.
+
+    Emissions of the last one, the sound, are the dear ones, and not asked for here: its log-probability has them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: Tensor | None = None
+        self.last: tuple[HiddenMarkov, Tensor] | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
         super()._pyro_sample(msg)
         if _shows_regimes(msg) and self.found:
-            law = HiddenMarkov(self.chain, msg["fn"], self.before)
-            self.before = law.emissions(msg["value"])
-            msg["fn"] = law
+            before = self.last[0].emissions(self.last[1]) if self.last else None
+            msg["fn"] = HiddenMarkov(self.chain, msg["fn"], before)
+            self.last = msg["fn"], msg["value"]
 
 
 def collapsed(graph: Graph) -> Graph:
