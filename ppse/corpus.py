@@ -64,11 +64,11 @@ class Waves:
     """
 
     def __init__(self, waves: Sequence[Tensor], stft: STFT) -> None:
-        self.waves, self.stft = list(waves), stft
-        self._all = torch.cat(self.waves)
-        lengths = torch.tensor([wave.numel() for wave in self.waves])
-        self._starts = lengths.cumsum(0) - lengths
-        self._lengths = lengths
+        sizes = [wave.numel() for wave in waves]
+        self.stft, self._all = stft, torch.cat(list(waves))
+        self.waves = list(self._all.split(sizes))  # views: no second copy
+        self._lengths = torch.tensor(sizes)
+        self._starts = self._lengths.cumsum(0) - self._lengths
 
     @property
     def fingerprint(self) -> int:
