@@ -126,6 +126,5 @@ def taught(
 
 def _chosen(recordings: Recordings, parts: tuple[list[Tensor] | None, list[Tensor] | None], which: list[int]) -> Unlabelled:
     """Some of the recordings, and what EM made of them."""
-    stft = recordings.stft
-    sources = (Waves([waves[i] for i in which], stft) if waves is not None else None for waves in parts)
-    return Unlabelled(Recordings([recordings.waves[i] for i in which], stft), *sources)
+    sources = (Waves([waves[i] for i in which], recordings.stft) if waves is not None else None for waves in parts)
+    return Unlabelled(recordings.part(which), *sources)

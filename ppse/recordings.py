@@ -90,9 +90,10 @@ class Recordings(Waves):
             raise ValueError("one recording of a kind alone: validation needs another; give two or more")
         order = np.random.default_rng(seed).permutation(len(self.waves)).tolist()
         held = 1 + int((self._lengths[order].cumsum(0) <= fraction * self._lengths.sum())[1:-1].sum())
-        return self._part(order[held:]), self._part(order[:held])
+        return self.part(order[held:]), self.part(order[:held])
 
-    def _part(self, indices: list[int]) -> Recordings:
+    def part(self, indices: Sequence[int]) -> Recordings:
+        """Some of them, by number, in that order."""
         lengths = self._lengths.tolist()
         clean, known = self._clean.split(lengths), self._known.split(lengths)
         return Recordings([self.waves[i] for i in indices], self.stft, [clean[i] for i in indices], [known[i] for i in indices])
