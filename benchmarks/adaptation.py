@@ -24,6 +24,7 @@ from ppse.adaptation import Adaptation
 from ppse.adaptation_recipe import Progress, adapt_prior
 from ppse.choices import METHODS
 from ppse.corpus import split
+from ppse.enhance import RANK, SPACING
 from ppse.models import NMFNoise, VAESpeech
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
@@ -57,7 +58,7 @@ def demo_material(out: Path) -> tuple[list[Path], list[Path]]:
 
 def scores(prior: str, manifest: Path, method: str) -> Rows:
     """Scores of every recording of a manifest, enhanced with a prior by a method."""
-    model = ppse.Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(4, spacing=16))
+    model = ppse.Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(RANK, spacing=SPACING))
     rows = []
     for entry in track(mixing.read_manifest(manifest).values(), f"{Path(prior).stem}, {method}"):
         noisy, clean = (audio.read_mono(entry[key]) for key in ("noisy_wav", "clean_wav"))

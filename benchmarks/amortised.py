@@ -42,16 +42,9 @@ def gains(pairs: list[tuple[np.ndarray, np.ndarray]], model: Mixture, method: Me
     estimates = [ppse.enhance(noisy, model, method).estimates["speech"][0] for noisy, _ in pairs]
     seconds = time.process_time() - began
     for estimate, (noisy, clean) in zip(estimates, pairs, strict=True):
-        found.append([score(clean, estimate) - score(clean, noisy) for score in (metrics.si_sdr, _pesq, _estoi)])
+        after, before = (metrics.score(clean, wave, RATE, ("si_sdr", "pesq_wb", "estoi")) for wave in (estimate, noisy))
+        found.append([after[name] - before[name] for name in after])
     return np.mean(found, 0), seconds / (sum(noisy.size for noisy, _ in pairs) / RATE)
-
-
-def _pesq(clean: np.ndarray, found: np.ndarray) -> float:
-    return metrics.pesq_wb(clean, found, RATE)
-
-
-def _estoi(clean: np.ndarray, found: np.ndarray) -> float:
-    return metrics.estoi(clean, found, RATE)
 
 
 def iterations(pairs: list[tuple[np.ndarray, np.ndarray]], model: Mixture, method: Method, seen: int = 5) -> list[tuple[int, int]]:

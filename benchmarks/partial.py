@@ -16,7 +16,6 @@ from a line between the frames of which 30 % are left, as the posterior hears th
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections import defaultdict
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import ppse
-from ppse import STFT, audio, inpainting, metrics
+from ppse import STFT, audio, inpainting, metrics, mixing
 from ppse.choices import METHODS
 from ppse.gaps import faded, fill, touching
 from ppse.given import labelled
@@ -61,10 +60,10 @@ def pauses(clean: NDArray[np.float32], shortest: float = 0.1) -> list[Label]:
 
 def labels(args: argparse.Namespace) -> list[str]:
     """Mean gains over the noisy input, with labels, without, and muted."""
-    entries = json.loads((args.folder / "manifest.json").read_text()).values()
+    entries = mixing.read_manifest(args.folder / "manifest.json").values()
     rows, seconds = defaultdict(list), 0.0
     for entry in (e for e in entries if e["snr"] == args.snr):
-        clean, noisy = (audio.read_mono(args.folder / entry[key]) for key in ("clean_wav", "noisy_wav"))
+        clean, noisy = (audio.read_mono(entry[key]) for key in ("clean_wav", "noisy_wav"))
         known = pauses(clean)
         if not known or len(rows["labels"]) == args.count:
             continue

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppse.audio import write_text
+from ppse.metrics import bootstrap_interval
 
 Row = dict[str, Any]
 METRICS = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "pesq_wb", "estoi": "ESTOI"}
@@ -23,11 +24,10 @@ def gains(rows: Sequence[Row], metric: str, noise: str, **cell: Any) -> dict[tup
     return {(row["file"], row["seed"]): row[metric] - noisy[row["file"]] for row in chosen}
 
 
-def band(values: Sequence[float] | NDArray[np.floating], seed: int = 0) -> tuple[float, float, float]:
+def band(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, float, float]:
     """Mean, and the ends of its 95 % bootstrap interval; values that are not defined are left out."""
     known = np.asarray(values)[np.isfinite(values)]
-    means = np.random.default_rng(seed).choice(known, (2000, known.size)).mean(1)
-    return float(known.mean()), *(float(q) for q in np.quantile(means, (0.025, 0.975)))
+    return float(known.mean()), *bootstrap_interval(known)
 
 
 def write(rows: Sequence[Row], out: Path) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import pyro
 import torch
 
-from ppse import ComplexNormal, Mixture, audio, enhance, methods, metrics
+from ppse import ComplexNormal, Mixture, audio, enhance, methods, metrics, mixing
+from ppse.enhance import RANK, SPACING
 from ppse.mixture import Source
 from ppse.models import NMFNoise, SwitchingSpeech, VAESpeech
 
@@ -54,17 +54,17 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name has this in it")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    entries = list(json.loads((args.corpus / "manifest.json").read_text()).values())[: args.count]
+    entries = list(mixing.read_manifest(args.corpus / "manifest.json").values())[: args.count]
     print("| | SI-SDR (dB) | processor seconds per second |\n|---|---|---|")
     for name, (speech, method) in ROWS.items():
         if args.only not in name:
             continue
         scores, spent = [], 0.0
         for entry in entries:
-            noisy, clean = (audio.read(args.corpus / entry[f"{kind}_wav"])[0][0, : int(16_000 * args.seconds)] for kind in ("noisy", "clean"))
+            noisy, clean = (audio.read_mono(entry[key])[: int(mixing.RATE * args.seconds)] for key in ("noisy_wav", "clean_wav"))
             before = time.process_time()
-            result = enhance(noisy, Mixture(speech=speech(), noise=NMFNoise(4, spacing=16)), method)
-            spent += (time.process_time() - before) * 16_000 / len(noisy)
+            result = enhance(noisy, Mixture(speech=speech(), noise=NMFNoise(RANK, spacing=SPACING)), method)
+            spent += (time.process_time() - before) * mixing.RATE / len(noisy)
             scores.append(metrics.si_sdr(clean, result.estimates["speech"][0]))
         print(f"| {name} | {np.mean(scores):.2f} | {spent / len(entries):.2f} |", flush=True)
 

@@ -107,7 +107,8 @@ def adapt_em(
             if sampling is None:
                 target = log_density(problem.graph, *problem.args, chains=chains, temperature=temperature)
                 with torch.no_grad():
-                    start, scale = ({site: law[i] for site, law in guide.laws(*problem.args).items()} for i in (0, 1))
+                    laws = guide.laws(*problem.args)
+                start, scale = ({site: law[i] for site, law in laws.items()} for i in (0, 1))
                 sampling = mcmc_e_step(
                     target, lambda e: hmc(target, e, steps, scale), target.init(start), step_size=step_size,
                     adapt=(iterations - tune - average) or 1, target_acceptance=TARGET_ACCEPTANCE["hmc"],

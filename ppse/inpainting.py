@@ -140,7 +140,7 @@ def inpaint(
         ValueError: when a gap is too long, outside of the recording, or too near to another, or draws are fewer than two.
     """
     samples, sample_rate = opened(recording, sample_rate)
-    prior = prior or CodePrior.pretrained()
+    prior, method = prior or CodePrior.pretrained(), method or default_method()
     stft = stft_of(prior)
     wanted = check_gaps(gaps, samples.shape[1] / sample_rate, stft)
     if draws < 2:
@@ -150,7 +150,7 @@ def inpaint(
         at_model = torch.from_numpy(audio.resample(_zeroed(wave, wanted, sample_rate), sample_rate, stft.sample_rate))
         with random_from(seed):
             for n, gap in enumerate(wanted):
-                mean, drawn = _filled(at_model, gap, wanted, prior, method or default_method(), stft, draws)
+                mean, drawn = _filled(at_model, gap, wanted, prior, method, stft, draws)
                 start, end = (round(second * sample_rate) for second in gap)
                 for found, target in zip([mean, *drawn], [result.estimate, *result.draws], strict=True):
                     back = audio.resample(found.numpy(), stft.sample_rate, sample_rate)

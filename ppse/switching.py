@@ -59,6 +59,16 @@ class Regimes(NamedTuple):
         return self.site.removesuffix("regime")
 
     @property
+    def source(self) -> str:
+        """The name of the source that switches."""
+        return self.prefix.removesuffix(".")
+
+    @property
+    def others(self) -> dict[str, ComplexNormal]:
+        """The laws of all other sources."""
+        return {name: law for name, law in self.laws.items() if name != self.source}
+
+    @property
     def latents(self) -> list[str]:
         """Sites that are continuous and were not given."""
         return [name for name, site in self.trace.nodes.items() if is_latent(site) and name != self.site]

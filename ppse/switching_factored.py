@@ -54,8 +54,7 @@ def factored_speech(found: Regimes, x: Tensor, observed: Tensor | None) -> Facto
     for name, law in found.laws.items():
         if isinstance(law.centre, Tensor) or law.centre != 0:
             raise ValueError(f"switching_vem: the source '{name}' has a mean; with factored=True all must have a mean of 0: use factored=False")
-    name = found.prefix.removesuffix(".")
-    speech, other = found.laws[name].var, sum(law.var for key, law in found.laws.items() if key != name)
+    speech, other = found.laws[found.source].var, sum(law.var for law in found.others.values())
     (a_s, gap_s), (a_n, gap_n) = (_over_draws(v) for v in (speech, torch.as_tensor(other, dtype=speech.dtype)))
     total = 1 / a_s + 1 / a_n
     per_bin = -math.log(math.pi) - total.log() - power_of(x) / total - gap_s - gap_n
@@ -66,23 +65,19 @@ def factored_speech(found: Regimes, x: Tensor, observed: Tensor | None) -> Facto
 
 def update_noise(model: Mixture, found: Regimes, power: Tensor, observed: Tensor | None) -> None:
     """The M-step of all sources but the one that switches, for an expected power of their sum. Changes them."""
-    name = found.prefix.removesuffix(".")
-    heard = {key: law for key, law in found.laws.items() if key != name}
-    if heard:
-        model.update(power.sqrt().to(power.dtype.to_complex()), heard, observed)
+    if found.others:
+        model.update(power.sqrt().to(power.dtype.to_complex()), found.others, observed)
 
 
 def shared_out(found: Regimes, speech: ComplexNormal, x: Tensor) -> dict[str, ComplexNormal]:
     """The laws of all sources, of which the speech is known to have this one: the others share the rest of the mixture by their variances."""
-    name = found.prefix.removesuffix(".")
-    others = {key: _mean_draw(law.var) for key, law in found.laws.items() if key != name}
-    total = torch.stack(list(others.values())).sum(0).clamp_min(VARIANCE_FLOOR) if others else None
-    laws = {name: speech}
-    for key, var in others.items():
-        assert total is not None
+    others = {name: _mean_draw(law.var) for name, law in found.others.items()}
+    total = sum(others.values(), torch.zeros(())).clamp_min(VARIANCE_FLOOR)
+    laws = {found.source: speech}
+    for name, var in others.items():
         gain = var / total
-        laws[key] = ComplexNormal(gain * (x - speech.loc), gain.square() * speech.var + gain * (total - var))
-    return {key: laws[key] for key in found.laws}
+        laws[name] = ComplexNormal(gain * (x - speech.loc), gain.square() * speech.var + gain * (total - var))
+    return {name: laws[name] for name in found.laws}
 
 
 def _over_draws(var: Tensor) -> tuple[Tensor, Tensor]:
