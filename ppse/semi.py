@@ -34,6 +34,7 @@ from .models import NMFNoise, PartiallyObserved, VAESpeech
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Schedule, optimise
 from .recordings import Recordings, Stretches
+from .remixing import noise_of, remix
 from .stft import POWER_FLOOR
 from .training import Read, at_random_level, floored, noisy_segments
 from .warm_start import fit_noise
@@ -41,6 +42,10 @@ from .workers import Alone, Workers
 
 HEARD_STEPS = 8
 """M-steps from a random start to what the listener hears of the noise, before the inner EM."""
+
+
+PAIRED = ("simulated", "pairs", "remixed")
+"""Kinds of which all of the speech is known."""
 
 
 class Material(NamedTuple):
@@ -75,8 +80,9 @@ class Shares(NamedTuple):
     The sum of ELBOs over all data has weights in proportion to the frames of each kind; equal ones give a few pairs their say beside
     hours of others. ``simulated`` is clean speech in noise that nobody recorded (:mod:`ppse.simulate`), a pair that costs nothing.
     Unlabelled recordings have a small weight: their bound is the only one that decoder and noise could also raise by trading places.
+    ``remixed`` is clean speech in the noise of the recordings, known or drawn (:mod:`ppse.remixing`), a pair as well.
     ``distance`` is that of speech estimated in one pass from speech that is known (:func:`ppse.listening.distance`), of pairs and of clean
-    speech in simulated noise. It stands for log p(s | x): a good joint density alone need not tell speech from noise well.
+    speech in simulated or other noise. It stands for log p(s | x): a good joint density alone need not tell speech from noise well.
 
     References:
         Kingma, Rezende, Mohamed & Welling (2014), Semi-supervised learning with deep generative models (bounds, and the term beside them).
@@ -87,6 +93,7 @@ class Shares(NamedTuple):
     noisy: float = 0.3
     pairs: float = 1.0
     labels: float = 1.0
+    remixed: float = 1.0
     distance: float = DISTANCE
 
 
@@ -220,29 +227,43 @@ def bounds(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Loss of a random batch of each kind that is there and has a weight, per frame. Random from ``generator``, and globally."""
+    encoder = _encoder(vae)
     losses: dict[str, Tensor] = {}
+    noises: list[Tensor] = []  # of the recordings in this batch
 
-    def of_pairs(data: Stretches) -> Tensor:
-        """Their bound; their distance goes to the losses."""
-        encoder = _encoder(vae)
+    def score(kind: str, data: Stretches) -> None:
+        """The bound of a kind, and the distance of its speech when all of it is known, go to the losses."""
+        data = Stretches(*(part.to(device) for part in data))
         heard = encoder.hear(data.x)
-        if shares.distance:
+        loss = heard_bound(vae, data, beta, inner, heard=heard)
+        if kind in PAIRED and shares.distance:
             losses["distance"] = losses.get("distance", 0) + distance(vae, encoder, data.clean, data.x, heard) / (batch * frames)
-        return heard_bound(vae, data, beta, inner, heard=heard)
+        if kind == "pairs":
+            loss = loss + clean_bound(vae, data.clean.flatten(0, 2), beta)
+        if kind in Material._fields and shares.remixed:
+            noises.append(noise_of(vae, encoder, data, heard).flatten(0, 1).cpu())
+        losses[kind] = loss / (batch * frames)
 
     if material.clean is not None and shares.clean:
         s = at_random_level(material.clean.segments(batch * frames // 16, 16, generator), generator).flatten(0, 1).to(device)
         losses["clean"] = clean_bound(vae, s, beta) / s.shape[-2]
     if material.clean is not None and shares.simulated:
         clean, noise = noisy_segments(material.clean, batch, frames, generator)
-        whole = torch.ones(batch, 1, frames, 1, dtype=torch.bool)
-        data = Stretches(*(part.to(device) for part in (clean + noise, clean, whole)))
-        losses["simulated"] = of_pairs(data) / (batch * frames)
+        score("simulated", Stretches(clean + noise, clean, torch.ones(batch, 1, frames, 1, dtype=torch.bool)))
     for kind in ("noisy", "pairs", "labels"):
         recordings: Recordings | None = getattr(material, kind)
-        if recordings is None or not getattr(shares, kind):
-            continue
-        data = Stretches(*(part.to(device) for part in recordings.stretches(batch, frames, generator)))
-        loss = of_pairs(data) + clean_bound(vae, data.clean.flatten(0, 2), beta) if kind == "pairs" else heard_bound(vae, data, beta, inner)
-        losses[kind] = loss / (batch * frames)
+        if recordings is not None and getattr(shares, kind):
+            score(kind, recordings.stretches(batch, frames, generator))
+    if noises:
+        noise = torch.cat(noises)
+        some = torch.randperm(len(noise), generator=generator)[:batch]
+        score("remixed", remix(_speech(material, batch, frames, generator), noise[some], generator))
     return losses
+
+
+def _speech(material: Material, count: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Stretches of clean speech, STFT (count, frames, F): of the clean folder, or when there is none, of the pairs."""
+    if material.clean is not None:
+        return material.clean.segments(count, frames, generator)
+    assert material.pairs is not None  # see check
+    return material.pairs.stretches(count, frames, generator).clean.squeeze(1)

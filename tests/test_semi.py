@@ -232,7 +232,7 @@ def test_a_weight_of_zero_leaves_a_kind_out(tmp_path: Path) -> None:
         VAESpeech(F, 2, (12,), context=5), _material(0), _material(1), tmp_path / "out.safetensors", Schedule(1), Shares(simulated=0.0, noisy=0.0),
         batch=2, frames=32, steps=1, report=lambda _, told: kinds.append(told),
     )
-    assert set(kinds[0]) == {"clean", "pairs", "labels", "distance"}
+    assert set(kinds[0]) == {"clean", "pairs", "labels", "remixed", "distance"}
 
 
 def test_the_distance_stands_beside_the_bound_of_pairs_and_changes_nothing_in_it(vae: VAESpeech) -> None:
@@ -242,7 +242,7 @@ def test_the_distance_stands_beside_the_bound_of_pairs_and_changes_nothing_in_it
 
     def losses(weight: float) -> dict[str, Tensor]:
         torch.manual_seed(1)
-        return bounds(vae, alone, 2, 32, torch.Generator().manual_seed(2), 1.0, 1, Shares(distance=weight), torch.device("cpu"))
+        return bounds(vae, alone, 2, 32, torch.Generator().manual_seed(2), 1.0, 1, Shares(remixed=0.0, distance=weight), torch.device("cpu"))
 
     data = alone.pairs.stretches(2, 32, torch.Generator().manual_seed(2))
     expected = distance(vae, vae.noisy_encoder, data.clean, data.x, vae.noisy_encoder.hear(data.x)) / 64
@@ -260,6 +260,33 @@ def test_simulated_pairs_count_in_the_distance_too(vae: VAESpeech) -> None:
 
     assert distance_of(pairs=1.0) > 0 and distance_of(simulated=1.0) > 0
     assert distance_of(pairs=1.0, simulated=1.0) > distance_of(simulated=1.0)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("clean",), ("clean", "noisy"), ("clean", "labels"), ("clean", "noisy", "pairs", "labels"), ("pairs",), ("noisy", "pairs")],
+)
+def test_noise_of_recordings_is_remixed_when_there_is_any(vae: VAESpeech, kinds: tuple[str, ...]) -> None:
+    """With the speech of the clean folder, and without one, of the pairs."""
+    whole = _material(0)
+    material = Material(**{kind: getattr(whole, kind) for kind in kinds})
+
+    def losses(remixed: float) -> dict[str, Tensor]:
+        shares = Shares(remixed=remixed, distance=0.0)
+        return bounds(vae.float(), material, 2, 24, torch.Generator().manual_seed(2), 1.0, 1, shares, torch.device("cpu"))
+
+    mixed, plain = losses(1.0), losses(0.0)
+    assert mixed.keys() - plain.keys() == ({"remixed"} if set(kinds) & {"noisy", "pairs", "labels"} else set())
+    assert all(torch.isfinite(value) for value in mixed.values())
+
+
+def test_remixed_pairs_count_in_the_distance_too(vae: VAESpeech) -> None:
+    vae.float()
+
+    def distance_of(remixed: float) -> Tensor:
+        shares = Shares(simulated=0.0, remixed=remixed)
+        return bounds(vae, _material(0), 2, 24, torch.Generator().manual_seed(2), 1.0, 1, shares, torch.device("cpu"))["distance"]
+
+    assert distance_of(1.0) > distance_of(0.0) > 0
 
 
 def test_what_cannot_be_trained_on_is_refused(vae: VAESpeech, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def semi(
     noisy_weight: Annotated[float, typer.Option(min=0.0)] = Shares().noisy,
     pairs_weight: Annotated[float, typer.Option(min=0.0)] = Shares().pairs,
     labels_weight: Annotated[float, typer.Option(min=0.0)] = Shares().labels,
+    remixed_weight: Annotated[float, typer.Option(min=0.0, help="Of clean speech in the noise of the recordings.")] = Shares().remixed,
     distance_weight: Annotated[float, typer.Option(min=0.0, help="Of the distance of estimates from speech that is known.")] = Shares().distance,
     inner: Annotated[int, typer.Option(min=0, help="EM steps for the noise of a stretch; 0 takes what the encoder hears.")] = SemiRecipe.inner,
     latent: Annotated[int, typer.Option(min=1, help="Size of the latent vector of a frame.")] = SemiRecipe.latent,
@@ -55,7 +56,7 @@ def semi(
     """
     check_weights_name(out)
     settings = SemiRecipe(latent, tuple(hidden), context, epochs, learning_rate, patience, batch, frames, inner, validation, seed)
-    shares = Shares(clean_weight, simulated_weight, noisy_weight, pairs_weight, labels_weight, distance_weight)
+    shares = Shares(clean_weight, simulated_weight, noisy_weight, pairs_weight, labels_weight, remixed_weight, distance_weight)
     choices.check_device(device)
     team = workers(devices, device)
     with progress_bars() as progress:

@@ -1,0 +1,43 @@
+"""The noise of recordings heard again under other clean speech: few labelled recordings become an endless supply of mixtures in real noise.
+
+Where the speech in a recording is known, so is the noise. Elsewhere it is drawn from its posterior, given what the encoder makes of the
+recording: unlike its mean, a draw has no holes where the speech was.
+
+References:
+    Tzinis et al. (2022), RemixIT: continual self-training of speech enhancement models via bootstrapped remixing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .listening import QUIET, equalised
+from .models import VAESpeech
+from .models.encoders import Heard, NoisyEncoder
+from .recordings import Stretches
+from .simulate import unit_power
+from .stft import POWER_FLOOR
+from .training import mixed
+
+
+@torch.no_grad()
+def noise_of(vae: VAESpeech, encoder: NoisyEncoder, data: Stretches, heard: Heard) -> Tensor:
+    """Noise (B, 1, T, F) of stretches: x less the speech where that is known, and elsewhere a draw from p(n | x, z), z from the encoder. Random."""
+    latents = encoder.read(data.x, heard).sample()
+    v_s, v_n = vae.decoder(latents).exp() + POWER_FLOOR, heard.noise + POWER_FLOOR
+    share = v_n / (v_s + v_n)
+    drawn = share * data.x + (share * v_s).sqrt() * torch.randn_like(data.x)
+    return torch.where(data.known, data.x - data.clean, drawn)
+
+
+def remix(speech: Tensor, noise: Tensor, generator: torch.Generator) -> Stretches:
+    """Speech in noise, STFTs (B, T, F) each, as mixtures of unit level of which all is known.
+
+    Both go through random smooth equalisers; the SNR is uniform between -10 and 15 dB, as that of simulated noise, unless a stretch is a pause.
+    Random from ``generator``, on the processor.
+    """
+    snr = -10 + 25 * torch.rand(len(speech), 1, 1, generator=generator)
+    clean = unit_power(equalised(speech, 0.25, generator), QUIET)
+    clean, noise = mixed(clean, unit_power(equalised(noise, 0.5, generator), QUIET), snr)
+    return Stretches(clean + noise, clean, torch.ones_like(clean.real[..., :1], dtype=torch.bool))
