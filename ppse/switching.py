@@ -37,16 +37,23 @@ class Regimes(NamedTuple):
     Attributes:
         site: name of the regime, e.g. "speech.regime".
         chain: its law.
-        log_emission: log p(x_t | m_t = m, latents), (…, T, M), in the plates of the graph.
+        log_heard: log p(x_t | m_t = m, latents), (…, T, M), in the plates of the graph.
+        log_seen: the same of all else that is observed and feels the regime, such as the pictures of a video; 0 where there is nothing.
         laws: name → law of every source, with a first dim for the regimes: (M, …, T, F).
         trace: that of the graph, in which observed sites have such a dim, too.
     """
 
     site: str
     chain: MarkovChain
-    log_emission: Tensor
+    log_heard: Tensor
+    log_seen: Tensor
     laws: dict[str, ComplexNormal]
     trace: poutine.Trace
+
+    @property
+    def log_emission(self) -> Tensor:
+        """Of all that is observed, (…, T, M)."""
+        return self.log_heard + self.log_seen
 
     @property
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,10 +157,11 @@ def regimes(graph: Graph, args: tuple[Any, ...], values: Position, chains: int =
         trace: Any = poutine.trace(poutine.condition(graph, data=values)).get_trace(*args)
     chain = handler.chain
     trace.compute_log_prob(site_filter=lambda _, site: _shows_regimes(site))
-    emission = torch.stack([site["log_prob"] for site in trace.nodes.values() if _shows_regimes(site)]).sum(0).movedim(0, -1)
+    *seen, heard = (site["log_prob"].movedim(0, -1) for site in trace.nodes.values() if _shows_regimes(site))  # the sound comes last
+    shown = sum(seen, torch.zeros_like(heard))
     if args[0].dim() == 2:
-        emission = emission.squeeze(0)  # no utterances
-    return Regimes(handler.found[0][0], chain, emission, trace.nodes["_RETURN"]["value"], trace)
+        heard, shown = heard.squeeze(0), shown.squeeze(0)  # no utterances
+    return Regimes(handler.found[0][0], chain, heard, shown, trace.nodes["_RETURN"]["value"], trace)
 
 
 def row_priors(found: Regimes) -> dict[str, Dirichlet]:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from .guides import mean_field, starting_guide
 from .infer import EStep, Expectation, Position, log_density
-from .infer.discrete import Smoothed, forward_backward, log_evidence
+from .infer.discrete import Smoothed, forward_backward
 from .method import Method, Problem
 from .switching import Regimes, collapsed, fit_chain, hold_chain, regimes, row_priors
 from .switching_factored import Factored, factored_speech, shared_out, update_noise
@@ -52,6 +52,7 @@ class VariationalPosterior:
         problem: the model, started on the recording. The noise is started at what the encoders hear of it.
         draws: K, of r(z | m), for what has no closed form.
         learning_rate: of Adam.
+        hearing: in [0, 1], the power to which the sound counts in r(m), see :func:`switching_vem`.
         factored: r(s | m) in place of r(s | z, m), as published: a lower bound, in which the harmonic mean of the variance of the
             speech over z stands in place of the variance.
 
@@ -59,8 +60,8 @@ class VariationalPosterior:
         ValueError: when not exactly one source switches, frames are not independent given the regimes, or, factored, a source has a mean.
     """
 
-    def __init__(self, problem: Problem, draws: int = 2, learning_rate: float = 0.05, *, factored: bool = False) -> None:
-        self.problem, self._draws, self._factored = problem, draws, factored
+    def __init__(self, problem: Problem, draws: int = 2, learning_rate: float = 0.05, *, hearing: float = 1.0, factored: bool = False) -> None:
+        self.problem, self._draws, self._hearing, self._factored = problem, draws, hearing, factored
         hold_chain(problem.model)
         heard = hear(problem)
         with torch.no_grad():
@@ -84,7 +85,7 @@ class VariationalPosterior:
         for _ in range(steps if self.sites else 0):
             with torch.enable_grad():
                 _, found, weights, _ = self._weights()
-                self._ascend(found, weights)
+                self._ascend(weights, self._smoothed(found, weights))
 
     def beliefs(self, *, climb: bool = False) -> Beliefs:
         """r(m) and the bound under the present r(z | m), by new draws from these. Random.
@@ -95,13 +96,15 @@ class VariationalPosterior:
         climb = climb and bool(self.sites)
         with torch.set_grad_enabled(climb):
             draws, found, weights, speech = self._weights()
+            chain = self._smoothed(found, weights)
             if climb:
-                self._ascend(found, weights)
+                self._ascend(weights, chain)
         with torch.no_grad():
             weights = weights.detach()
-            chain = forward_backward(*self._chain(found), weights)
             divergence = sum(kl_divergence(law, self.priors[name]).sum() for name, law in self.rows.items())
-            bound = float(chain.log_evidence.sum() - divergence)
+            # The evidence under r(m) counts the sound only in part.
+            unheard = (1 - self._hearing) * (chain.marginals * weights).sum()
+            bound = float(chain.log_evidence.sum() + unheard - divergence)
         return Beliefs({name: value.detach() for name, value in draws.items()}, found, weights, chain, bound, speech)
 
     def refit_chain(self, chain: Smoothed) -> None:
@@ -131,12 +134,16 @@ class VariationalPosterior:
         values = {name: nodes[name]["value"] for name in self.sites}
         return values | self._means, {name: nodes[name]["fn"] for name in self.sites}
 
-    def _ascend(self, found: Regimes, weights: Tensor) -> None:
-        """A gradient step: of the laws of an expert on its weights, of those that all have in common on the bound."""
+    @torch.no_grad()
+    def _smoothed(self, found: Regimes, weights: Tensor) -> Smoothed:
+        """r(m)."""
+        return forward_backward(*self._chain(found), found.log_seen.mean(-3, keepdim=True) + self._hearing * weights)
+
+    def _ascend(self, weights: Tensor, chain: Smoothed) -> None:
+        """A gradient step: of the laws of an expert on its weights, of those that all have in common on what r(m) expects of these."""
         gradients: list[Tensor] = []
         if self._common:
-            evidence = log_evidence(*self._chain(found), weights).sum()
-            gradients += torch.autograd.grad(-evidence, self._common, retain_graph=True)
+            gradients += torch.autograd.grad(-(chain.marginals * weights).sum(), self._common, retain_graph=True)
         if self._own:
             gradients = [*torch.autograd.grad(-weights.sum(), self._own), *gradients]
         for parameter, gradient in zip([*self._own, *self._common], gradients, strict=True):
@@ -153,7 +160,7 @@ class VariationalPosterior:
         draws: Position = {name: nodes[name]["value"] for name in self.sites}
         found = regimes(self.problem.graph, self.problem.args, draws | self._means, self._draws)
         speech = factored_speech(found, x, observed) if self._factored else None
-        weights = found.log_emission.mean(-3, keepdim=True) if speech is None else speech.weights
+        weights = found.log_heard.mean(-3, keepdim=True) if speech is None else speech.weights
         for name in draws:
             law, prior = nodes[name]["fn"], found.trace.nodes[name]["fn"]
             cost = _divergence(law, prior, draws[name]).mean(-2).unsqueeze(-2).unsqueeze(-1)  # (…, 1, T, 1)
@@ -185,7 +192,8 @@ class VariationalPosterior:
 
 
 def switching_vem(
-    iterations: int = 50, steps: int = 1, learning_rate: float = 0.05, draws: int = 2, average: int = 20, *, factored: bool = False,
+    iterations: int = 50, steps: int = 1, learning_rate: float = 0.05, draws: int = 2, average: int = 20, *, hearing: float = 1.0,
+    factored: bool = False,
 ) -> Method:
     """Variational EM for a source that switches, by :class:`VariationalPosterior`; frames are to be independent given the regimes.
 
@@ -196,15 +204,26 @@ def switching_vem(
         steps, learning_rate: of Adam, per iteration.
         draws: of z, per gradient and M-step.
         average: over how many of the last iterations the sources are averaged.
+        hearing: in [0, 1], the power to which the bounds on log p(x_t | m_t) count in r(m). At 1 this is variational EM. Bounds of two
+            experts that are not equally tight say more of the bounds than of the experts; where something else tells the regimes, such
+            as the pictures of a video, a small power, or 0, lets that decide: a coarsened, or cut, posterior of the chain. The bound
+            stays one, but may fall.
         factored: r(s | m) and an M-step on E|x - s|^2, as published. Otherwise the speech is integrated out given z and m: a tighter
             bound. Which sounds better differs from recording to recording (docs/switching.md).
 
     References:
         Sadeghi & Alameda-Pineda (2021), Switching variational auto-encoders for noise-agnostic audio-visual speech enhancement.
+        Miller & Dunson (2019), Robust Bayesian inference via coarsening (powers of likelihoods).
+        Plummer (2015), Cuts in Bayesian graphical models.
+
+    Raises:
+        ValueError: when ``hearing`` is not in [0, 1].
     """
+    if not 0 <= hearing <= 1:
+        raise ValueError(f"switching_vem: {hearing=}; expected a power in [0, 1]")
 
     def e_step(problem: Problem) -> EStep:
-        posterior = VariationalPosterior(problem, draws, learning_rate, factored=factored)
+        posterior = VariationalPosterior(problem, draws, learning_rate, hearing=hearing, factored=factored)
 
         def step(_: int) -> Expectation:
             posterior.climb(steps - 1)

@@ -23,6 +23,7 @@ TRANSITION, INITIAL = torch.tensor([[0.7, 0.3], [0.2, 0.8]]), torch.tensor([0.6,
 SLOPES = torch.tensor([[1.0, 0.4, -0.5], [-0.6, 0.8, 0.3]], dtype=torch.float64)
 OFFSETS = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.5]], dtype=torch.float64)
 NOISE = 0.4
+SHOWN = torch.tensor([0.3, 1.9, 0.8, 2.5], dtype=torch.float64)
 
 
 def _expert(number: int) -> object:
@@ -119,6 +120,52 @@ def test_the_bound_stays_below_the_evidence_and_comes_near(factored: bool) -> No
     assert bound < float(evidence) + (-0.2 if factored else 3 * error)
     assert bound > float(evidence) - (0.8 if factored else 0.2)
     assert (torch.stack([f.chain.marginals[0, :, 1] for f in found]).mean(0) - marginal).abs().max() < 0.05
+
+
+class _Shown(SwitchingSpeech):
+    """The regime is seen beside the sound, through noise of unit deviation."""
+
+    def show(self, regime: Tensor) -> None:
+        pyro.sample("seen", dist.Normal(2.0 * regime.double(), 1.0), obs=SHOWN)
+
+
+def _shown() -> tuple[Mixture, Tensor]:
+    """A model of which more is seen than the sound, and log p(seen_t | m_t), (T, M)."""
+    speech = _Shown([_expert(0), _expert(1)], TRANSITION, INITIAL)  # type: ignore[list-item]  # functions are sources
+    return Mixture(speech=speech, noise=_noise).double(), dist.Normal(torch.tensor([0.0, 2.0]).double(), 1.0).log_prob(SHOWN.unsqueeze(-1))
+
+
+def test_a_chain_that_is_not_to_hear_follows_what_it_sees() -> None:
+    model, seen = _shown()
+    posterior = VariationalPosterior(_problem(model, _recording()[0]), draws=2, hearing=0.0)
+    exact = forward_backward(INITIAL.double().log(), TRANSITION.double().log(), seen)
+    for factored in (False, True):
+        posterior._factored = factored
+        torch.testing.assert_close(posterior.beliefs(climb=True).chain.marginals[0], exact.marginals)
+
+
+@pytest.mark.parametrize("hearing", [0.0, 0.3, 1.0])
+def test_the_bound_counts_all_of_the_sound_however_little_the_chain_hears(hearing: float) -> None:
+    x, _ = _recording()
+    model, seen = _shown()
+    sound, _ = _integrals(x)
+    start = INITIAL.double().log(), TRANSITION.double().log()
+    wanted = forward_backward(*start, seen + hearing * sound)
+    bound_of_it = wanted.log_evidence + (1 - hearing) * (wanted.marginals * sound).sum()
+    evidence = forward_backward(*start, seen + sound).log_evidence
+    torch.manual_seed(0)
+    posterior = VariationalPosterior(_problem(model, x), draws=100, learning_rate=0.1, hearing=hearing)
+    posterior.climb(60)
+    found = [posterior.beliefs() for _ in range(10)]
+    bound, error = np.mean([f.bound for f in found]), np.std([f.bound for f in found]) / 3
+    assert bound_of_it <= evidence + 1e-9
+    assert float(bound_of_it) - 0.2 < bound < float(bound_of_it) + 3 * error
+    assert (torch.stack([f.chain.marginals[0] for f in found]).mean(0) - wanted.marginals).abs().max() < 0.05
+
+
+def test_a_power_of_the_sound_beyond_1_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"hearing=1.5; expected a power in \[0, 1\]"):
+        switching_vem(hearing=1.5)
 
 
 def test_the_published_factor_of_the_speech_bounds_from_below() -> None:
