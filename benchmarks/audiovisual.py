@@ -5,7 +5,8 @@
 CLIPS are videos as those of ``ppse train av-vae``, NOISE is a folder of recordings. At every SNR so many clips, each with another noise, are
 inferred side by side, in one batch; a third of the images of each is corrupted in one stretch, each kind of corruption in turn. All systems
 have the same noise model and the same method, variational EM (:func:`ppse.switching_vem.switching_vem`); one prior alone is a mixture in
-which the other expert is never chosen. What is in the CSV file already is not computed again.
+which the other expert is never chosen. "MIX-VAE" and "SwVAE" judge the lips by the sound, as published; with "looks" the video is observed
+as well, and it alone tells when to follow it (``hearing=0``). What is in the CSV file already is not computed again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ NEVER = 1e-30
 SCORES = ("si_sdr", "sdr", "pesq_wb", "estoi")
 SEEN = ("clean", "corrupted")
 SYSTEMS = {"noisy": ("none",), "A-VAE": ("none",), "AV-VAE": SEEN, "MIX-VAE": SEEN, "SwVAE": SEEN, "MIX-VAE, looks": SEEN, "SwVAE, looks": SEEN}
-"""With the videos that they see. The last two observe what the lips look like, too (:class:`ppse.watched.SeenSpeech`)."""
+"""With the videos that they see."""
 KINDS: dict[str, Callable[[Lips], corruptions.Corruption]] = {
     "occluded": lambda _: corruptions.occluded, "noisy": lambda _: corruptions.noisy, "dropped": lambda _: corruptions.dropped,
     "swapped": corruptions.swapped, "frozen": lambda _: corruptions.frozen, "shuffled": lambda _: corruptions.shuffled,
@@ -102,13 +103,14 @@ def never(frames: Frames) -> ComplexNormal:
 
 def inferred(source: Source, given: Sequence[Case], args: argparse.Namespace) -> tuple[list[audio.Wave], Inference, float]:
     """Estimates of the speech, and seconds per second of sound."""
+    hearing = float(not isinstance(source, SeenSpeech))
     stft = STFT()
     x = torch.stack([stft.analysis(torch.from_numpy(case.noisy)) for case in given]).unsqueeze(1)
     unit = level(x).sqrt()
     model = Mixture(speech=source, noise=NMFNoise(args.rank, spacing=args.spacing))
     started = time.monotonic()
     with poutine.seed(rng_seed=args.seed):
-        method = switching_vem(args.iterations, learning_rate=args.learning_rate, draws=args.draws, average=args.iterations // 3)
+        method = switching_vem(args.iterations, learning_rate=args.learning_rate, draws=args.draws, average=args.iterations // 3, hearing=hearing)
         result = infer(model, x / unit, method, keep=Keep(run=True))
     seconds = time.monotonic() - started
     waves = stft.synthesis((result.sources["speech"].loc * unit).squeeze(1), given[0].noisy.size)

@@ -38,7 +38,7 @@ def priors(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def ppse(monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(choices, "method", lambda name, chains: methods.mala_em(iterations=2, draws=1, burn_in=0))
-    monkeypatch.setattr(watched, "switching_vem", lambda: switching_vem(2, average=1))
+    monkeypatch.setattr(watched, "switching_vem", lambda **how: switching_vem(2, average=1, **how))
 
     def run(*args: object) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["enhance", *map(str, args)])
@@ -112,6 +112,8 @@ def test_lips_that_are_not_shipped_are_refused(tmp_path: Path, ppse: Command, pr
     audio.write(tmp_path / "b.wav", WAVE, 16_000)
     code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", *priors[:2], "--lips", tmp_path / "none.safetensors")
     assert code == 1 and "none.safetensors" in out
+    code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", "--prior", "rvae", *priors[2:])
+    assert code == 2 and "'rvae' has memory" in out and "such as vae" in out
     code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", *priors[:2], "--lips", tmp_path / "heard.safetensors")
     assert code == 1 and "AVVAESpeech" in out
 
