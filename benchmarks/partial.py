@@ -1,7 +1,8 @@
-"""What it is worth to know a part of the speech: labels of silence in noise, and the surroundings of a gap.
+"""What it is worth to know a part of the speech: labels of silence in noise, the surroundings of a gap, a band.
 
     python benchmarks/partial.py labels CORPUS [--snr -5] [--count 16] [--method fast]
     python benchmarks/partial.py gaps SPEECH [--count 20] [--seed 0]
+    python benchmarks/partial.py band SPEECH [--count 20] [--cutoff 4000]
 
 CORPUS is what `ppse mix` made. The labels are the pauses of the clean speech: 0.1 s or more in which every 10 ms are 30 dB below its
 loud parts. "muted" is the enhancement without labels, set to zero where they say noise: what labels give without inference.
@@ -11,6 +12,10 @@ Told is the log-spectral distance (dB) in the frames whose centre lies in the ga
 are frames themselves, linear in magnitude or in decibels between the whole frames on both sides, or the mean of the prior, which hears
 nothing; and the mean log power when the lost samples follow the Gaussian law of ppse.gaps, with variances from such a line,
 from a line between the frames of which 30 % are left, as the posterior hears them, or from the posterior itself.
+
+For bands, SPEECH loses all above the cut-off. Told is the log-spectral distance there, powers more than 60 dB below the level of the recording
+counting as that; and pesq_wb of the whole. Guesses are silence; the mean spectrum of the prior, as loud in every frame as the band that is
+left; and the posterior, by the variance that its draws have. "inside" is how often the truth is in the central 90 % of the law of a bin.
 """
 
 from __future__ import annotations
@@ -32,6 +37,8 @@ from torch import Tensor
 import ppse
 from ppse import STFT, audio, inpainting, metrics, mixing
 from ppse.choices import METHODS
+from ppse.distributions import power_of
+from ppse.extension import extend
 from ppse.gaps import faded, fill, touching
 from ppse.given import labelled
 from ppse.labels import Label
@@ -148,6 +155,31 @@ def gaps(args: argparse.Namespace) -> list[str]:
     return lines + [f"| {name} | " + " | ".join(f"{np.mean(values):.2f}" for values in row.values()) + " |" for name, row in rows.items()]
 
 
+def upper_band(args: argparse.Namespace) -> list[str]:
+    """Mean log-spectral distances above the cut-off, and pesq_wb."""
+    stft, mean_var = STFT(), prior_mean(VAESpeech.pretrained()) / EXPECTED_LOG
+    known = torch.from_numpy(stft.frequencies < args.cutoff)
+    rows = defaultdict(list)
+    for file in np.random.default_rng(args.seed).permutation(audio.find([args.folder]))[: args.count]:
+        clean = torch.from_numpy(audio.read_mono(file, RATE))
+        truth = stft.analysis(clean)
+        floor = 1e-6 * level(truth)
+        narrow = stft.synthesis(truth * known, clean.numel())
+        made = extend(narrow, args.cutoff, draws=4, seed=args.seed)
+        var = torch.from_numpy(made.std[0]).square()
+        loudness = (power_of(truth) * known).sum(-1, keepdim=True) / (mean_var * known).sum()
+        laws = {"silence": torch.zeros_like(var), "mean of the prior, as loud as the lower band": mean_var * loudness, "posterior": var}
+        noise = stft.analysis(torch.randn(clean.shape, generator=torch.Generator().manual_seed(args.seed))) * math.sqrt(stft.n_fft / stft.hop)
+        for name, law in laws.items():
+            error = ((law * EXPECTED_LOG + floor).log10() - (power_of(truth) + floor).log10())[:, ~known]
+            ratio = (power_of(truth) / law.clamp_min(1e-20))[:, ~known]
+            inside = ((ratio > -math.log(0.95)) & (ratio < -math.log(0.05))).float().mean()
+            wave = made.draws[0, 0] if name == "posterior" else (narrow + stft.synthesis(~known * law.sqrt() * noise, clean.numel())).numpy()
+            rows[name].append((10 * float(error.square().mean(-1).sqrt().mean()), metrics.pesq_wb(clean.numpy(), wave, RATE), 100 * float(inside)))
+    lines = [f"{len(rows['posterior'])} recordings, above {args.cutoff:g} Hz.", "", "| | distance (dB) | pesq_wb | inside (%) |", "|---|---|---|---|"]
+    return lines + [f"| {name} | {d:.2f} | {q:.2f} | {i:.0f} |" for name, (d, q, i) in ((n, np.nanmean(v, 0)) for n, v in rows.items())]
+
+
 def _between(values: Tensor, known: Tensor) -> Tensor:
     """Values (T, F) of the known frames, and a straight line from the last one before the gap to the first one after it."""
     first, last = (~known).nonzero()[0] - 1, (~known).nonzero()[-1] + 1
@@ -162,11 +194,12 @@ def _decibels(x: Tensor) -> Tensor:
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    what: dict[str, Any] = {"labels": labels, "gaps": gaps}
+    what: dict[str, Any] = {"labels": labels, "gaps": gaps, "band": upper_band}
     parser.add_argument("what", choices=what)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--snr", type=float, default=-5.0, help="dB, of the mixtures with labels")
-    parser.add_argument("--count", type=int, default=16, help="mixtures, or gaps of each length")
+    parser.add_argument("--count", type=int, default=16, help="mixtures, gaps of each length, or recordings")
+    parser.add_argument("--cutoff", type=float, default=4000.0, help="Hz, below which a band is left")
     parser.add_argument("--method", default="fast", choices=METHODS)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
