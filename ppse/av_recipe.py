@@ -10,6 +10,7 @@ from . import audio, training, weights
 from .av_corpus import find_clips, read_clips, split_clips
 from .av_training import train_av
 from .models import AVVAESpeech, VAESpeech
+from .models.lip_law import LipLaw
 from .recipe import ALREADY, Report, card_of, finish, finished, seeded
 from .stft import STFT
 
@@ -61,7 +62,7 @@ def train_av_prior(
     Raises:
         AudioError: when data cannot be read, or ``out`` cannot be written.
         WeightsError: when ``out`` is there already, or an unfinished training of other data or settings is.
-        ValueError: when there are fewer than two clips.
+        ValueError: when there are fewer than two clips, or too few images for :class:`ppse.models.lip_law.LipLaw`.
     """
     recipe = recipe or AVRecipe()
     audio.check_writable(out)
@@ -80,6 +81,9 @@ def train_av_prior(
     if done[out]:
         raise weights.WeightsError(ALREADY.format(out))
 
+    law = LipLaw()
+    law.learn([each.float() for each in speech.images])  # first, as it is what too few images are too few for
+
     def told(stage: str) -> Callable[[training.Epoch, list[training.Epoch]], None]:
         return lambda _, log: report(stage, log) if report else None
 
@@ -91,7 +95,7 @@ def train_av_prior(
         training.train(vae, speech, others, first, schedule, card=card, report=told("vae"))
         finish(vae, first)
     seeing = seeded(recipe.seed, lambda: AVVAESpeech.around(vae, heard_lips=recipe.heard_lips))
-    seeing.law.learn([each.float() for each in speech.images])
+    seeing.law.load_state_dict(law.state_dict())
     if done[second]:
         seeing.load_state_dict(weights.read(second)[0])
     else:

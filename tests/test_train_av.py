@@ -50,3 +50,16 @@ def test_clips_with_sound_in_them_or_beside_them_become_two_priors(tmp_path: Pat
 def test_the_name_of_the_weights_is_checked_first(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "av-vae", str(tmp_path), "-o", "av.pt"])
     assert result.exit_code == 2 and ".safetensors" in result.output
+
+
+def test_too_few_images_are_refused_before_anything_is_trained(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for i in range(3):
+        crops, sound = rng.integers(0, 256, (30, 88, 88), dtype=np.uint8), 0.1 * rng.standard_normal((1, 19_200))
+        path = make_clip(crops, [j / 25 for j in range(30)], sound, name=f"{i}.mp4")
+        path.rename(folder / path.name)
+    result = CliRunner().invoke(app, ["train", "av-vae", str(folder), "-o", str(tmp_path / "av.safetensors"), *SMALL])
+    assert result.exit_code != 0 and "60 images in 2 recordings; expected 120 or more" in result.output.replace("\n", " ")
+    assert not list(tmp_path.glob("*.safetensors"))
