@@ -59,8 +59,22 @@ def write(rows: Sequence[Row], out: Path) -> None:
                 entries.append(_entry([a[key] - b[key] for key in a if key in b]))
         if any(entries):
             lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    lines += ["", "The labelled share from which the mean of supervised is that of semi-supervised with the same labels, or better:", ""]
+    lines += [f"* {METRICS[m]}, {noise}: {crossing(rows, m, noise)}" for noise in NOISES for m in METRICS]
     write_text(out / "semi.md", "\n".join(lines) + "\n")
     _plot(rows, out / "semi.png")
+
+
+def crossing(rows: Sequence[Row], metric: str, noise: str) -> str:
+    """Where the line of the supervised network reaches that of the semi-supervised, over the labelled shares of both."""
+    def line(**cell: Any) -> dict[float, float]:
+        found = {x: gains(rows, metric, noise, labelled=x, **cell) for x in sorted({row["labelled"] for row in rows})}
+        return {x: band(list(values.values()))[0] for x, values in found.items() if values}
+
+    ours, theirs = line(arm="semi", unlabelled=1.0, by="one pass"), line(arm="supervised")
+    both = [x for x in ours if x in theirs]
+    reached = [x for x in both if theirs[x] >= ours[x]]
+    return f"{100 * reached[0]:g} %" if reached else f"none of {', '.join(f'{100 * x:g} %' for x in both)}"
 
 
 def _entry(values: Sequence[float]) -> str:

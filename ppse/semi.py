@@ -232,16 +232,18 @@ def bounds(
     noises: list[Tensor] = []  # of the recordings in this batch
 
     def score(kind: str, data: Stretches) -> None:
-        """The bound of a kind, and the distance of its speech when all of it is known, go to the losses."""
+        """The bound of a kind, and the distance of its speech when all of it is known, go to the losses; its noise to what is remixed."""
         data = Stretches(*(part.to(device) for part in data))
         heard = encoder.hear(data.x)
+        if shares.remixed and kind in Material._fields:
+            noises.append(noise_of(vae, encoder, data, heard).flatten(0, 1).cpu())
+        if not getattr(shares, kind):
+            return
         loss = heard_bound(vae, data, beta, inner, heard=heard)
         if kind in PAIRED and shares.distance:
             losses["distance"] = losses.get("distance", 0) + distance(vae, encoder, data.clean, data.x, heard) / (batch * frames)
         if kind == "pairs":
             loss = loss + clean_bound(vae, data.clean.flatten(0, 2), beta)
-        if kind in Material._fields and shares.remixed:
-            noises.append(noise_of(vae, encoder, data, heard).flatten(0, 1).cpu())
         losses[kind] = loss / (batch * frames)
 
     if material.clean is not None and shares.clean:
@@ -252,7 +254,7 @@ def bounds(
         score("simulated", Stretches(clean + noise, clean, torch.ones(batch, 1, frames, 1, dtype=torch.bool)))
     for kind in ("noisy", "pairs", "labels"):
         recordings: Recordings | None = getattr(material, kind)
-        if recordings is not None and getattr(shares, kind):
+        if recordings is not None and (getattr(shares, kind) or shares.remixed):
             score(kind, recordings.stretches(batch, frames, generator))
     if noises:
         noise = torch.cat(noises)
@@ -262,8 +264,12 @@ def bounds(
 
 
 def _speech(material: Material, count: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Stretches of clean speech, STFT (count, frames, F): of the clean folder, or when there is none, of the pairs."""
-    if material.clean is not None:
-        return material.clean.segments(count, frames, generator)
-    assert material.pairs is not None  # see check
-    return material.pairs.stretches(count, frames, generator).clean.squeeze(1)
+    """Stretches of speech, STFT (count, frames, F): of the clean folder and of the pairs, by how much there is of each."""
+    sizes = [data.n_frames if data is not None else 0 for data in (material.clean, material.pairs)]
+    paired = int((torch.rand(count, generator=generator) * sum(sizes) < sizes[1]).sum())
+    parts = []
+    if material.clean is not None and paired < count:
+        parts.append(material.clean.segments(count - paired, frames, generator))
+    if material.pairs is not None and paired:
+        parts.append(material.pairs.stretches(paired, frames, generator).clean.squeeze(1))
+    return torch.cat(parts)

@@ -20,7 +20,7 @@ from ppse.listening import distance
 from ppse.models import PartiallyObserved, VAESpeech
 from ppse.optimisation import Epoch, Schedule
 from ppse.recordings import Recordings, Stretches
-from ppse.semi import Kinds, Material, Shares, _fitted, bounds, check, clean_bound, heard_bound, train
+from ppse.semi import Kinds, Material, Shares, _fitted, _speech, bounds, check, clean_bound, heard_bound, train
 from ppse.stft import POWER_FLOOR
 from ppse.training import Read, floored
 
@@ -277,6 +277,24 @@ def test_noise_of_recordings_is_remixed_when_there_is_any(vae: VAESpeech, kinds:
     mixed, plain = losses(1.0), losses(0.0)
     assert mixed.keys() - plain.keys() == ({"remixed"} if set(kinds) & {"noisy", "pairs", "labels"} else set())
     assert all(torch.isfinite(value) for value in mixed.values())
+
+
+def test_speech_for_remixing_is_that_of_the_folder_and_of_the_pairs_by_their_lengths() -> None:
+    """Told apart by their levels."""
+    loud = _Voices([100 * torch.randn(6000)])
+    pairs = Recordings([torch.randn(18_000)], SMALL, [torch.randn(18_000)])
+    generator = torch.Generator().manual_seed(0)
+    for material, expected in ((Material(loud, pairs=pairs), 0.75), (Material(loud), 0.0), (Material(pairs=pairs), 1.0)):
+        speech = _speech(material, 400, 8, generator)
+        assert speech.shape == (400, 8, F)
+        quiet = float((speech.abs().square().mean((-2, -1)) < 100).float().mean())
+        assert quiet == pytest.approx(expected, abs=0.08 if 0 < expected < 1 else 0)
+
+
+def test_the_noise_of_a_kind_without_weight_is_remixed_all_the_same(vae: VAESpeech) -> None:
+    shares = Shares(noisy=0.0, pairs=0.0, labels=0.0, simulated=0.0, distance=0.0)
+    found = bounds(vae.float(), _material(0), 2, 24, torch.Generator().manual_seed(2), 1.0, 1, shares, torch.device("cpu"))
+    assert set(found) == {"clean", "remixed"}
 
 
 def test_remixed_pairs_count_in_the_distance_too(vae: VAESpeech) -> None:
