@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from ..distributions import power_of
 from ..stft import POWER_FLOOR
+from .coupled_normal import CoupledNormal, Coupling
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
 
 
@@ -108,21 +109,28 @@ class Heard(NamedTuple):
         shift: what to add to the means of the latents of the masked recording, (…, T, L).
         scale: standard deviations of the latents, (…, T, L).
         noise: power of what is not speech, (…, T, F).
+        context: what it remembers at every frame, (…, T, C).
     """
 
     mask: Tensor
     shift: Tensor
     scale: Tensor
     noise: Tensor
+    context: Tensor
 
 
 class Listener(nn.Module):
     """Tells speech from noise in an STFT (…, T, F) of unit level, with the whole recording as context.
 
     A recurrent network sees log(|x|^2 + floor) and its mean over time, which tells it what is stationary.
+
+    Args:
+        n_freqs, n_latent: F and L.
+        size: of the recurrent layers.
+        couplings: how many bend the law of the latents (:class:`ppse.models.coupled_normal.CoupledNormal`); it is normal without.
     """
 
-    def __init__(self, n_freqs: int, n_latent: int, size: int) -> None:
+    def __init__(self, n_freqs: int, n_latent: int, size: int, couplings: int = 0) -> None:
         super().__init__()
         self.now = nn.Linear(n_freqs, size)
         self.background = nn.Linear(n_freqs, size, bias=False)
@@ -131,6 +139,7 @@ class Listener(nn.Module):
         self.shift = nn.Linear(2 * size, n_latent)
         self.scale = nn.Linear(2 * size, n_latent)
         self.noise = nn.Linear(2 * size, n_freqs)
+        self.couplings = nn.ModuleList(Coupling(n_latent, 2 * size, 2 * n_latent, odd=bool(i % 2)) for i in range(couplings))
         # Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is the average spectrum.
         nn.init.constant_(self.mask.bias, 2.0)
         for head in (self.shift, self.noise):
@@ -152,7 +161,7 @@ class Listener(nn.Module):
         memory = remember(self.memory, flat, None if ends is None else torch.tensor(ends))
         memory = memory.reshape(*x.shape[:-1], -1)
         noise = (average / LOG_SCALE + self.noise(memory)).exp()
-        return Heard(self.mask(memory).sigmoid(), self.shift(memory), self.scale(memory).sigmoid(), noise)
+        return Heard(self.mask(memory).sigmoid(), self.shift(memory), self.scale(memory).sigmoid(), noise, memory)
 
 
 class NoisyEncoder(nn.Module):
@@ -165,7 +174,7 @@ class NoisyEncoder(nn.Module):
         super().__init__()
         self.listener, self.encoder = listener, encoder
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal:
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal | CoupledNormal:
         return self.read(x, self.hear(x, observed))
 
     def hear(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
@@ -173,9 +182,10 @@ class NoisyEncoder(nn.Module):
         heard: Heard = self.listener(x, observed, average)
         return heard
 
-    def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> Normal:
+    def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> Normal | CoupledNormal:
         """The law of the latents, (…, T, L), given what was heard."""
-        return Normal(self.encoder(x * heard.mask).mean + heard.shift, heard.scale)
+        mean, couplings = self.encoder(x * heard.mask).mean + heard.shift, self.listener.couplings
+        return CoupledNormal(mean, heard.scale, [*couplings], heard.context) if len(couplings) else Normal(mean, heard.scale)
 
 
 class CleanedEncoder(nn.Module):

@@ -32,6 +32,7 @@ class VAESpeech(PyroModule):
         context: size of the recurrent layers of the noisy encoder; 0 for none.
         log_input: whether the encoder is ours, or as published (:class:`ppse.models.encoders.FrameEncoder`).
         relu: whether the hidden layers have ReLU activations, instead of tanh.
+        couplings: how many bend the law of the noisy encoder, which is normal without (:class:`ppse.models.coupled_normal.CoupledNormal`).
 
     References:
         Leglaive, Girin & Horaud (2018); Sadeghi et al. (2020), Audio-visual speech enhancement using
@@ -40,16 +41,18 @@ class VAESpeech(PyroModule):
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0, *, log_input: bool = True, relu: bool = False,
+        couplings: int = 0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context, "log_input": log_input, "relu": relu,
+            "couplings": couplings,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
         activation = nn.ReLU if relu else nn.Tanh
         self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
         self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)), log_input=log_input, activation=activation)
-        self.listener = Listener(n_freqs, n_latent, context) if context else None
+        self.listener = Listener(n_freqs, n_latent, context, couplings) if context else None
 
     @classmethod
     def pretrained(cls, name: str = "vae") -> Self:

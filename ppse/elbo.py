@@ -24,7 +24,7 @@ def negative_elbo(
     the draw of the frames before: unbiased, and of less variance than log q - log p. Frames that nobody observed do not count.
 
     Args:
-        model, guide: of the same signature, (x, observed); laws of the latents are Normal, or Normal given earlier frames.
+        model, guide: of the same signature, (x, observed); laws of the latents have no event dims but the last.
         x, observed: as in :meth:`ppse.Mixture.forward`.
         beta: weight of the KL divergence.
 
@@ -37,13 +37,23 @@ def negative_elbo(
     loss = torch.zeros((), device=x.device)
     for name, site in trace.nodes.items():
         if is_latent(site):
-            divergence = kl_divergence(*(_given(law, site["value"]) for law in (proposed.nodes[name]["fn"], site["fn"]))).sum(-1)
+            law, prior = (_given(fn, site["value"]) for fn in (proposed.nodes[name]["fn"], site["fn"]))
+            divergence = divergence_of(law, prior, site["value"]).sum(-1)
             if seen is not None and "frames" in plate_dims(site):
                 divergence = torch.where(seen, divergence, 0.0)
             loss = loss + beta * divergence.sum()
         elif site["type"] == "sample" and site["is_observed"]:
             loss = loss - site["fn"].log_prob(site["value"]).sum()
     return loss
+
+
+def divergence_of(law: Distribution, prior: Distribution, value: Tensor) -> Tensor:
+    """KL(law || prior), or its estimate log law - log prior by a draw from the law where there is no closed form."""
+    try:
+        divergence: Tensor = kl_divergence(law, prior)
+        return divergence
+    except NotImplementedError:
+        return law.log_prob(value) - prior.log_prob(value)
 
 
 def _given(law: Distribution, value: Tensor) -> Distribution:

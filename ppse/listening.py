@@ -46,6 +46,7 @@ class ListenerRecipe:
         batch, frames: segments per step, and their length.
         validation: fraction of speech held out, by speaker, and of noise, by file.
         seed: of everything random.
+        couplings: how many bend the law of the latents; it is normal without.
     """
 
     context: int = 320
@@ -56,6 +57,7 @@ class ListenerRecipe:
     frames: int = 150
     validation: float = 0.08
     seed: int = 0
+    couplings: int = 0
 
 
 def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, heard: Heard) -> Tensor:
@@ -190,7 +192,7 @@ def train_listener_of(
     card |= {"noise": f"simulated, and recordings: {', '.join(Path(i).name for i in noise)} ({sum(n.hours for n in recorded):.2f} hours)"}
     if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
-    vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, "context": recipe.context}))
+    vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, "context": recipe.context, "couplings": recipe.couplings}))
     vae.encoder.load_state_dict(trained.encoder.state_dict())
     vae.decoder.load_state_dict(trained.decoder.state_dict())
     schedule = Schedule(recipe.epochs, recipe.learning_rate, 2e-5, patience=99, seed=recipe.seed, mixed=recipe.mixed)

@@ -11,6 +11,7 @@ from pyro.distributions import Dirichlet
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from .elbo import divergence_of
 from .guides import mean_field, starting_guide
 from .infer import EStep, Expectation, Position, log_density
 from .infer.discrete import Smoothed, forward_backward
@@ -163,7 +164,7 @@ class VariationalPosterior:
         weights = found.log_heard.mean(-3, keepdim=True) if speech is None else speech.weights
         for name in draws:
             law, prior = nodes[name]["fn"], found.trace.nodes[name]["fn"]
-            cost = _divergence(law, prior, draws[name]).mean(-2).unsqueeze(-2).unsqueeze(-1)  # (…, 1, T, 1)
+            cost = divergence_of(law, prior, draws[name]).mean(-2).unsqueeze(-2).unsqueeze(-1)  # (…, 1, T, 1)
             number = found.expert(name)
             weights = weights - (cost if number is None else cost * (torch.arange(weights.shape[-1], device=x.device) == number))
         return draws, found, weights, speech
@@ -241,15 +242,6 @@ def switching_vem(
         return step
 
     return Method("switching_vem", e_step, starting_guide, iterations, min(average, iterations), discrete=True)
-
-
-def _divergence(law: Distribution, prior: Distribution, value: Tensor) -> Tensor:
-    """KL(law || prior) of every frame, or its estimate by a draw where there is no closed form."""
-    try:
-        divergence: Tensor = kl_divergence(law, prior)
-        return divergence
-    except NotImplementedError:
-        return law.log_prob(value) - prior.log_prob(value)
 
 
 def _check_frames(problem: Problem, found: Regimes, rows: Position) -> None:

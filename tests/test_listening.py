@@ -13,7 +13,6 @@ from ppse.corpus import Speech, Waves
 from ppse.distributions import power_of
 from ppse.listening import ListenerRecipe, distance, equalised, mixtures, train_listener, train_listener_of
 from ppse.models import VAESpeech
-from ppse.models.encoders import Heard
 from ppse.stft import POWER_FLOOR, level
 from ppse.training import Schedule
 
@@ -61,7 +60,7 @@ def test_the_distance_is_zero_for_the_perfect_filter_alone() -> None:
         estimate = speech / (speech + heard.noise + POWER_FLOOR) * x
         assert float(distance(vae, encoder, estimate, x, heard)) < 1e-6
         assert float(distance(vae, encoder, estimate * 1.5, x, heard)) > 1
-        silent = Heard(heard.mask, heard.shift, heard.scale, torch.zeros_like(heard.noise))
+        silent = heard._replace(noise=torch.zeros_like(heard.noise))
         assert float(distance(vae, encoder, x, x, silent)) < float(distance(vae, encoder, x, x, heard))
 
 
@@ -107,7 +106,7 @@ def test_a_recipe_makes_weights_with_what_was_heard_in_the_card(folders: Callabl
     vae = VAESpeech(n_latent=2, hidden=(4,))
     told: list[str] = []
     (noise / "broken.wav").write_bytes(b"no sound")
-    recipe = ListenerRecipe(context=3, epochs=1, batch=2, frames=16, validation=0.4)
+    recipe = ListenerRecipe(context=3, epochs=1, batch=2, frames=16, validation=0.4, couplings=2)
     train_listener_of(vae, [str(speech)], [str(noise)], out, recipe, left_out=told.append)
     card = weights.card(out)
     assert card["finished"] and card["noise"].startswith("simulated, and recordings: noise (") and len(told) == 1 and "broken.wav" in told[0]

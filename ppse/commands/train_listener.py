@@ -21,6 +21,7 @@ def listener(
     noise: Annotated[list[str], typer.Option("--noise", help="Folder of recorded noise; repeat for more.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = ListenerRecipe.context,
+    couplings: Annotated[int, typer.Option(min=0, help="Couplings that bend the law of the latents; normal without.")] = ListenerRecipe.couplings,
     epochs: Annotated[int, typer.Option(min=1)] = ListenerRecipe.epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = ListenerRecipe.learning_rate,
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
@@ -43,7 +44,7 @@ def listener(
     check_weights_name(out)
     choices.check_device(device)
     team = workers(devices, device)
-    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed)
+    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings)
     with progress_bars() as progress:
         report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
