@@ -6,7 +6,7 @@ CLIPS are videos as those of ``ppse train av-vae``, NOISE is a folder of recordi
 inferred side by side, in one batch; a third of the images of each is corrupted in one stretch, each kind of corruption in turn. All systems
 have the same noise model and the same method, variational EM (:func:`ppse.switching_vem.switching_vem`); one prior alone is a mixture in
 which the other expert is never chosen. "MIX-VAE" and "SwVAE" judge the lips by the sound, as published; with "looks" the video is observed
-as well, and it alone tells when to follow it (``hearing=0``). What is in the CSV file already is not computed again.
+as well, and it alone tells when to follow it (unless ``--hearing`` is more than 0). What is in the CSV file already is not computed again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import copy
 import csv
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,11 @@ SCORES = ("si_sdr", "sdr", "pesq_wb", "estoi")
 SEEN = ("clean", "corrupted")
 SYSTEMS = {"noisy": ("none",), "A-VAE": ("none",), "AV-VAE": SEEN, "MIX-VAE": SEEN, "SwVAE": SEEN, "MIX-VAE, looks": SEEN, "SwVAE, looks": SEEN}
 """With the videos that they see."""
+PAIRS = (
+    (("AV-VAE", "clean"), ("A-VAE", "none")), (("SwVAE, looks", "corrupted"), ("A-VAE", "none")),
+    (("SwVAE, looks", "corrupted"), ("AV-VAE", "corrupted")), (("SwVAE, looks", "corrupted"), ("MIX-VAE, looks", "corrupted")),
+)
+"""Systems that are compared clip by clip."""
 KINDS: dict[str, Callable[[Lips], corruptions.Corruption]] = {
     "occluded": lambda _: corruptions.occluded, "noisy": lambda _: corruptions.noisy, "dropped": lambda _: corruptions.dropped,
     "swapped": corruptions.swapped, "frozen": lambda _: corruptions.frozen, "shuffled": lambda _: corruptions.shuffled,
@@ -63,7 +68,9 @@ class Case(NamedTuple):
     corrupted: corruptions.Corrupted
 
 
-def cases(clips: Sequence[str], noise: str, count: int, snr: float, seed: int) -> list[Case]:
+def cases(
+    clips: Sequence[str], noise: str, count: int, snr: float, seed: int, kinds: Sequence[str] = tuple(KINDS), share: float = corruptions.SHARE,
+) -> list[Case]:
     """Mixtures of one SNR; clips, noises, places and corruptions are drawn from the seed, the same for every SNR but for the level."""
     rng = np.random.default_rng(seed)
     found, noises = find_clips(clips), audio.find([noise])
@@ -79,8 +86,8 @@ def cases(clips: Sequence[str], noise: str, count: int, snr: float, seed: int) -
         first = int(rng.integers(other.size - length + 1))
         other = other[first : first + length]
         other *= np.sqrt(np.mean(clean**2) / np.mean(other**2) * 10 ** (-snr / 10))
-        kind = list(KINDS)[i % len(KINDS)]
-        bad = corruptions.corrupt(seen, KINDS[kind](lips[i - 1]), seed=seed + i)
+        kind = kinds[i % len(kinds)]
+        bad = corruptions.corrupt(seen, KINDS[kind](lips[i - 1]), share, seed=seed + i)
         result.append(Case(clip.video.stem, path.stem, kind, clean.astype(np.float32), (clean + other).astype(np.float32), seen, bad))
     return result
 
@@ -103,7 +110,7 @@ def never(frames: Frames) -> ComplexNormal:
 
 def inferred(source: Source, given: Sequence[Case], args: argparse.Namespace) -> tuple[list[audio.Wave], Inference, float]:
     """Estimates of the speech, and seconds per second of sound."""
-    hearing = float(not isinstance(source, SeenSpeech))
+    hearing = args.hearing if isinstance(source, SeenSpeech) else 1.0
     stft = STFT()
     x = torch.stack([stft.analysis(torch.from_numpy(case.noisy)) for case in given]).unsqueeze(1)
     unit = level(x).sqrt()
@@ -131,9 +138,11 @@ def suspicion(result: Inference) -> Tensor:
 
 
 def area(suspected: Tensor, case: Case) -> float:
-    """Area under the ROC curve of telling frames of sound whose nearest image is corrupted from the others."""
+    """Area under the ROC curve of telling frames of sound whose nearest image is corrupted from the others; NaN where there are no others."""
     place = case.lips.align(torch.as_tensor(STFT().centres(suspected.shape[-1]))).place
     bad = case.corrupted.where[place.round().long()].numpy()
+    if bad.all():
+        return float("nan")
     return float(mannwhitneyu(suspected.numpy()[bad], suspected.numpy()[~bad]).statistic / (bad.sum() * (~bad).sum()))
 
 
@@ -142,7 +151,7 @@ def rows(args: argparse.Namespace, done: Iterable[dict[str, str]]) -> Iterable[d
     finished = Counter((row["snr"], row["system"], row["video"]) for row in done)
     a_vae, av_vae = VAESpeech.pretrained(args.a_vae), AVVAESpeech.pretrained(args.av_vae)
     for snr in args.snrs:
-        given = cases(args.clips, args.noise, args.count, snr, args.seed)
+        given = cases(args.clips, args.noise, args.count, snr, args.seed, args.kinds, args.share)
         for name, video in ((each, video) for each in args.systems for video in SYSTEMS[each]):
             if finished[f"{snr:g}", name, video] >= len(given):
                 continue
@@ -156,6 +165,15 @@ def rows(args: argparse.Namespace, done: Iterable[dict[str, str]]) -> Iterable[d
                 auc = area(suspected[i], case) if suspected is not None else float("nan")
                 yield {"snr": f"{snr:g}", "system": name, "video": video, "clip": case.name, "noise": case.noise, "kind": case.kind} | found | {
                     "auc": auc, "rtf": factor}
+
+
+def over(table: Sequence[dict[str, str]], one: tuple[str, str], other: tuple[str, str], score: str) -> tuple[float, float, float]:
+    """Mean difference of two systems, and its 95 % interval by bootstrap over clips, each with all of its SNRs."""
+    by_clip: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in table:
+        by_clip[row["clip"]][row["system"], row["video"]].append(float(row[score]))
+    differences = np.array([np.mean(found[one]) - np.mean(found[other]) for found in by_clip.values() if one in found and other in found])
+    return (float(differences.mean()), *metrics.bootstrap_interval(differences)) if differences.size else (float("nan"),) * 3
 
 
 def page(table: Sequence[dict[str, str]]) -> list[str]:
@@ -178,6 +196,11 @@ def page(table: Sequence[dict[str, str]]) -> list[str]:
             chosen = [row for row in chains if row["system"] == name and snr in (row["snr"], "all")]
             cells = [mean((row for row in chosen if row["kind"] == kind), "auc") for kind in kinds]
             lines.append(f"| {name} | {snr} | {' | '.join(f'{cell:.2f}' for cell in [*cells, mean(chosen, 'auc')])} |")
+    lines += ["", "| over | by SI-SDR (dB) | pesq_wb | ESTOI |", "|---|---|---|---|"]
+    for one, other in PAIRS:
+        cells = [f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" for score, digits in (("si_sdr", 2), ("pesq_wb", 3), ("estoi", 3))
+                 for middle, low, high in (over(table, one, other, score),)]
+        lines.append(f"| {', '.join(one)} over {', '.join(other)} | {' | '.join(cells)} |")
     speeds = {row["system"]: row["rtf"] for row in table if row["system"] != "noisy"}
     return [*lines, "", "Real-time factor of the batch: " + ", ".join(f"{name} {float(rtf):.2f}" for name, rtf in speeds.items())]
 
@@ -197,6 +220,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--spacing", type=int, default=16)
+    parser.add_argument("--hearing", type=float, default=0.0, help="power of the sound in the chain, of systems with looks")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of corruption")
+    parser.add_argument("--share", type=float, default=corruptions.SHARE, help="of the images, that are corrupted")
     parser.add_argument("--stay", type=float, default=0.95)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, default=Path("audiovisual.csv"))

@@ -4,6 +4,7 @@
     python examples/audiovisual.py --clip CLIP.mp4 --noise NOISE.wav --snr 0     with the shipped priors
 
 Without a clip, a drawn mouth hums, and two small priors learn it first: one from the sound alone, one from sound and lips.
+One prior alone is inferred by the default method, both together by variational EM.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from ppse import STFT, audio, corruptions, methods, metrics
 from ppse.av_corpus import WatchedWaves, find_clips
 from ppse.av_training import train_av
 from ppse.lips import Lips
-from ppse.models import AVVAESpeech, NMFNoise, StationaryNoise, SwitchingSpeech, VAESpeech
+from ppse.models import AVVAESpeech, NMFNoise, StationaryNoise, VAESpeech
 from ppse.optimisation import Schedule
 from ppse.regimes import plot_regimes, regime_posterior
 from ppse.stft import level
 from ppse.training import train
+from ppse.watched import SeenSpeech, watching
 
 
 def hum(seconds: float, generator: torch.Generator) -> tuple[torch.Tensor, Lips]:
@@ -50,6 +52,7 @@ def learnt(epochs: int) -> tuple[VAESpeech, AVVAESpeech]:
     with tempfile.TemporaryDirectory() as folder:
         train(vae, data, data, Path(folder) / "a.safetensors", Schedule(2 * epochs, 3e-3), batch=128)
         speech = AVVAESpeech.around(vae, n_seen=16, heard_lips=False)
+        speech.law.learn([images.float() for images in data.images])
         train_av(speech, data, data, Path(folder) / "av.safetensors", Schedule(epochs, 3e-3), batch=4, frames=60)
     return vae.requires_grad_(False), speech.eval().requires_grad_(False)
 
@@ -57,23 +60,23 @@ def learnt(epochs: int) -> tuple[VAESpeech, AVVAESpeech]:
 def main(args: argparse.Namespace) -> None:
     """A third of the images is covered; which prior is believed when?"""
     if args.clip:
-        vae, watching = VAESpeech.pretrained("a_vae"), AVVAESpeech.pretrained()
+        vae, seer = VAESpeech.pretrained("a_vae"), AVVAESpeech.pretrained()
         clean, lips = find_clips([args.clip])[0].read(STFT())
         noise = torch.from_numpy(np.resize(audio.read_mono(args.noise), len(clean)))
     else:
-        vae, watching = learnt(args.epochs)
+        vae, seer = learnt(args.epochs)
         clean, lips = hum(3.0, torch.Generator().manual_seed(1))
         noise = torch.randn(len(clean), generator=torch.Generator().manual_seed(2))
     clean = 0.1 * clean
     noisy = clean + noise * (clean.square().mean() / noise.square().mean() / 10 ** (args.snr / 10)).sqrt()
     covered = corruptions.corrupt(lips, corruptions.occluded, seed=args.seed)
 
-    seeing = watching.watching(covered.lips)
-    systems = {"sound alone": vae, "lips": seeing, "switching": SwitchingSpeech([vae, seeing], transition=0.95)}
+    seeing = seer.watching(covered.lips)
+    systems = {"sound alone": vae, "lips": seeing, "switching": SeenSpeech(vae, seeing)}
     print(f"noisy: SI-SDR {metrics.si_sdr(clean.numpy(), noisy.numpy()):.1f} dB")
     for name, prior in systems.items():
         model = ppse.Mixture(speech=prior, noise=NMFNoise(4, spacing=16) if args.clip else StationaryNoise())
-        result = ppse.enhance(noisy, model, methods.default(args.iterations), keep_run=True)
+        result = ppse.enhance(noisy, model, watching(methods.default(args.iterations)), keep_run=True)
         print(f"{name}: SI-SDR {metrics.si_sdr(clean.numpy(), result.estimates['speech'][0]):.1f} dB")
 
     times, probability = regime_posterior(result)

@@ -8,11 +8,13 @@ import torch
 
 import ppse
 from ppse import Mixture, methods
+from ppse.corruptions import corrupt, occluded
 from ppse.given import Given
 from ppse.lips import Lips
 from ppse.models import AVVAESpeech, NMFNoise, VAESpeech
+from ppse.models.lip_reader import prepared
 from ppse.switching_vem import switching_vem
-from ppse.watched import watched
+from ppse.watched import watched, watching
 
 F = 129
 NOISY = (0.1 * np.random.default_rng(0).normal(size=24_000)).astype(np.float32)
@@ -48,6 +50,34 @@ def test_frames_with_bad_lips_are_heard(priors: tuple[VAESpeech, AVVAESpeech], o
     seen = _regimes(result, 0)
     assert (seen[(times > 0.6) & (times < 0.9)] == 0).all()
     assert seen[(times > 0.1) & (times < 0.4)].mean() > 0.2 and seen[(times > 1.1) & (times < 1.4)].mean() > 0.2
+
+
+def _mouth(seconds: float, seed: int) -> Lips:
+    """A dark ellipse that opens and closes at random, on a face with some texture."""
+    generator = torch.Generator().manual_seed(seed)
+    count = round(25 * seconds)
+    opening = torch.nn.functional.interpolate(torch.rand(1, 1, count // 4 + 2, generator=generator), count, mode="linear")[0, 0]
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 88), torch.linspace(-1, 1, 88), indexing="ij")
+    mouth = (rows / (0.15 + 0.4 * opening[:, None, None])).square() + (columns / 0.7).square()
+    face = 0.7 + 0.1 * torch.cos(9 * rows) * torch.cos(7 * columns)
+    return Lips.at_rate((face - 0.5 * torch.sigmoid(8 * (1 - mouth)) + 0.01 * torch.randn(count, 88, 88, generator=generator)).clamp(0, 1), 25.0)
+
+
+def test_covered_lips_are_not_followed_whatever_the_sound_prefers(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
+    """The prior that hears expects far too much power, so that the sound would have the other in all frames; `watching` has the video decide."""
+    heard, _ = priors
+    same = AVVAESpeech.around(heard, 4).eval()
+    same.law.learn([prepared(each.frames, each.good) for each in (_mouth(3.0, seed) for seed in range(4))])
+    with torch.no_grad():
+        heard.decoder[-1].bias += 5.0
+    covered = corrupt(_mouth(1.5, 9), occluded, seed=1)
+    model = Mixture(speech=heard, noise=NMFNoise(2))
+    result = ppse.enhance(NOISY, model, watching(methods.fast()), given=[watched(covered.lips, same)], keep_run=True)
+    seen = _regimes(result, 0)
+    bad = covered.where[covered.lips.align(torch.as_tensor(result.stft.centres(len(seen)))).place.round().long()]
+    assert seen[bad].mean() < 0.1 and seen[~bad].mean() > 0.6
+    by_ear = ppse.enhance(NOISY, model, switching_vem(10, average=5), given=[watched(covered.lips, same)], keep_run=True)
+    assert _regimes(by_ear, 0)[bad].mean() > 0.8
 
 
 def test_no_sound_makes_up_for_bad_lips(priors: tuple[VAESpeech, AVVAESpeech]) -> None:
