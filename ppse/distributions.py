@@ -74,10 +74,13 @@ class ComplexNormal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        centred = not isinstance(self.centre, Tensor) and self.centre == 0 and value.is_complex()
-        error = value if centred else value - self.loc
-        log_prob: Tensor = _LogDensity.apply(power_of(error), self.var)
+        log_prob: Tensor = _LogDensity.apply(self.squared_error(value), self.var)
         return log_prob
+
+    def squared_error(self, value: Tensor) -> Tensor:
+        """|value - m|^2, real."""
+        centred = not isinstance(self.centre, Tensor) and self.centre == 0 and value.is_complex()
+        return power_of(value if centred else value - self.loc)
 
 
 def power_of(value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from .distributions import ComplexNormal, power_of
+from .distributions import ComplexNormal
 
 VARIANCE_FLOOR = 1e-8
 """Smallest variance of an observed bin, for recordings of unit level: the one floor of the likelihood."""
@@ -173,7 +173,7 @@ class Mixture(PyroModule):
             the laws after the updates.
         """
         total, updated = _total(laws), dict(laws)
-        power, variance = power_of(x - total.loc), total.var
+        power, variance = total.squared_error(x), total.var
         for name, law in laws.items():
             source = self.sources[name]
             if isinstance(source, Updatable):
