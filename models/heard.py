@@ -14,8 +14,9 @@ from ._wrapper import Wrapper
 from .nmf import NMFNoise
 from .vae import VAESpeech
 
-SPACING = 16
-"""Frames from knot to knot of the correction; the listener itself follows fast noise."""
+RANK, SPACING = 4, 4
+"""Patterns of the correction and frames from knot to knot of its activations (docs/amortised.md). It begins at what is heard, so it can
+follow faster than noise that begins at random, and speech still does not take its place."""
 
 
 class HeardNoise(Wrapper):
@@ -28,7 +29,7 @@ class HeardNoise(Wrapper):
 
     Args:
         ears: a VAE with a listener, for the STFT of the recording, e.g. ``VAESpeech.pretrained("vae_aware")``; a copy is kept.
-        correction: noise model of the recording divided by what is heard; one slowly changing loudness times one spectrum unless given.
+        correction: noise model of the recording divided by what is heard; NMF of :data:`RANK` and :data:`SPACING` unless given.
 
     Raises:
         ValueError: when the VAE has no listener, or the correction no closed-form M-step.
@@ -37,7 +38,7 @@ class HeardNoise(Wrapper):
     heard: Tensor | None
 
     def __init__(self, ears: VAESpeech, correction: Source | None = None) -> None:
-        super().__init__(correction or NMFNoise(1, spacing=SPACING))
+        super().__init__(correction or NMFNoise(RANK, spacing=SPACING))
         if not isinstance(self.source, Updatable):
             found = type(self.source).__name__
             raise ValueError(f"HeardNoise: the correction is {found}, which has no closed-form M-step; use NMFNoise or StationaryNoise")

@@ -17,6 +17,9 @@ from ._wrapper import Wrapper
 from .encoders import CleanedEncoder, NoisyEncoder
 from .vae import VAESpeech
 
+WEIGHT = 0.2
+"""Weight of what is heard; chosen on held-out noise, and with ears that misjudge the noise (docs/amortised.md)."""
+
 
 class WithEncoder(Protocol):
     """A speech prior with a site ``z`` and an encoder of it for clean speech."""
@@ -31,8 +34,9 @@ class HeardSpeech(Wrapper):
     """p(z) q(z | x)^w of another prior p, up to a constant: q is the law of the latents that ears propose, w its weight.
 
     The prior of a frame knows nothing of the frames around it; ears that heard the whole recording do. As they heard this frame, too, its
-    evidence counts twice where w is 1; methods whose target is flattened (:func:`ppse.methods.hmc_em` with a temperature) make
-    up for that. The posterior under it is no posterior under p: full Bayes and coverage are for the prior alone.
+    evidence counts twice where w is 1, and ears are too sure of themselves in noise that is new to them; a small w, and methods whose
+    target is flattened (:func:`ppse.methods.hmc_em` with a temperature), make up for that. The posterior under it is no posterior
+    under p: full Bayes and coverage are for the prior alone.
 
     Sites: those of the source, and the factor ``heard``. The law q is taken once, at :meth:`start`.
 
@@ -45,7 +49,7 @@ class HeardSpeech(Wrapper):
         ValueError: when the VAE has no listener or is for another STFT, or the weight is not positive.
     """
 
-    def __init__(self, source: WithEncoder, ears: VAESpeech, weight: float = 1.0) -> None:
+    def __init__(self, source: WithEncoder, ears: VAESpeech, weight: float = WEIGHT) -> None:
         super().__init__(cast(Source, source))
         hearing = heard_by(copy.deepcopy(ears), source.encoder, source.n_freqs)
         if not weight > 0:

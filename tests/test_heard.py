@@ -40,7 +40,8 @@ def test_it_begins_at_what_the_listener_hears() -> None:
     model.start(x)
     heard = _heard(ears, x)
     fit_noise(model, heard, ())
-    torch.testing.assert_close(model(x)["noise"].var, heard + POWER_FLOOR, rtol=0.02, atol=0)
+    off = 10 * (model(x)["noise"].var / (heard + POWER_FLOOR)).log10()
+    assert off.abs().max() < 0.6  # dB; the patterns of the correction begin at random
 
 
 def test_the_correction_finds_a_wrong_level_in_one_band() -> None:
