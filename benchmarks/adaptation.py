@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Adaptation().epochs)
     parser.add_argument("--learning-rate", type=float, default=Adaptation().learning_rate)
     parser.add_argument("--part", choices=("encoder", "offsets", "decoder"), default="encoder")
-    parser.add_argument("--self-taught", action="store_true", help="learn from what EM makes of the recordings, mixed anew")
+    parser.add_argument("--clean", nargs="+", help="folders of clean speech to hear in the noise of the recordings")
     parser.add_argument("--force", action="store_true", help="judge the adapted prior even where held-out recordings say that it is worse")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -104,7 +104,7 @@ def main() -> None:
         settings = Adaptation(asked.part, epochs=asked.epochs, learning_rate=asked.learning_rate)
         progress = Progress(epoch=lambda epoch, _: print(f"{epoch.epoch + 1}: {epoch.sentence}", flush=True), left_out=print)
         verdict = adapt_prior(
-            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, self_taught=asked.self_taught,
+            asked.prior, [str(adapt.parent / "noisy")], adapted, settings, speech=asked.clean,
             force=asked.force or not asked.speech, progress=progress,  # the demo is too little to judge by
         )
         print(verdict.sentence, flush=True)

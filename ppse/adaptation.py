@@ -1,8 +1,9 @@
 """Adaptation of a trained prior to unlabelled noisy recordings of a new domain.
 
-Two ways to learn from them, the bound on log p(x) and what EM makes of them, and one way to decide whether it was worth it: the bound of
-recordings that were held out, with the noise fitted to each (:func:`noisy_bound`). The weights are anchored to where they started. What
-this is worth, and what it is not, is in docs/adaptation.md.
+With clean speech of whomever, the noise that EM finds in the recordings is heard again under that speech, and what is recovered of the
+speech in the noise of held-out recordings tells whether it was worth it (:func:`recovered`). Without, the encoder climbs the bound on
+log p(x), and that of held-out recordings, with the noise fitted to each, has to tell (:func:`noisy_bound`). The weights are anchored to where they
+started. What this is worth, and what it is not, is in docs/adaptation.md.
 """
 
 from __future__ import annotations
@@ -19,21 +20,28 @@ from torch import Tensor
 from .corpus import Waves
 from .elbo import negative_elbo
 from .guides import EncoderGuide
+from .listening import DISTANCE, distance, one_pass
+from .metrics import si_sdr
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .recordings import Recordings
+from .remixing import remix
 from .semi import RANK, SPACING, heard_bound
-from .simulate import unit_power
-from .stft import level
-from .training import Read, heard_loss, mixed
+from .training import Read, heard_loss
 from .warm_start import fit_noise
 
 Part = Literal["encoder", "offsets", "decoder"]
 """What is adapted: the network that hears speech in noise, only the offsets of what it says, or the network that says what speech is like."""
 
 LEARNING_RATE: dict[Part, float] = {"encoder": 1e-4, "offsets": 1e-2, "decoder": 1e-4}
-"""At first, unless one is given."""
+"""At first, unless one is given, by the bound of the recordings."""
+
+ANCHOR: dict[Part, float] = {"encoder": 1.0, "offsets": 0.0, "decoder": 1.0}
+"""Unless one is given. Offsets, a thousand numbers that 12 recordings determine, are free."""
+
+REMIXING_RATE, REMIXING_ANCHOR = 3e-4, 0.1
+"""The same for an encoder that hears other speech in the noise, which is an endless supply."""
 
 INNER = 25
 """M-steps for the noise of a held-out recording, each given a fresh draw of the latents."""
@@ -45,15 +53,23 @@ STRETCH = 1500
 """Frames of a held-out recording that are judged at once, which bounds the memory."""
 
 
+STEPS = 12
+"""Steps per epoch, at least, when noise is heard under other speech: every mixture is a new one."""
+
+REMIXES = 8
+"""Mixtures of the noise of a held-out recording to judge by, of :data:`REMIXED` frames each."""
+REMIXED = 200
+
+
 class Adaptation(NamedTuple):
     """Settings of :func:`adapt`.
 
     Attributes:
         part: what is adapted.
-        anchor: weight of the squared distance of the weights from where they started (L2-SP), in nats per frame; not for offsets, a
-            thousand numbers that 12 recordings determine.
-        learning_rate, epochs, patience, seed: as in :class:`ppse.optimisation.Schedule`; the rate, :data:`LEARNING_RATE` of the part
-            if None, falls to a tenth.
+        anchor: weight of the squared distance of the weights from where they started (L2-SP), in nats per frame; :data:`ANCHOR` of the
+            part, or :data:`REMIXING_ANCHOR`, if None.
+        learning_rate, epochs, patience, seed: as in :class:`ppse.optimisation.Schedule`; the rate, :data:`LEARNING_RATE` of the part, or
+            :data:`REMIXING_RATE`, if None, falls to a tenth.
         batch, frames: stretches per step, and their length.
 
     References:
@@ -61,7 +77,7 @@ class Adaptation(NamedTuple):
     """
 
     part: Part = "encoder"
-    anchor: float = 1.0
+    anchor: float | None = None
     learning_rate: float | None = None
     epochs: int = 10
     patience: int = 3
@@ -71,11 +87,12 @@ class Adaptation(NamedTuple):
 
 
 class Unlabelled(NamedTuple):
-    """Noisy recordings of a domain, and what EM made of each with the prior as it was, at its scale.
+    """Noisy recordings of a domain, and clean speech of other recordings with what EM makes of the noise.
 
     Attributes:
         noisy: the recordings, at unit level.
-        speech, noise: posterior means; they add up to ``noisy``. None to learn from the bound alone.
+        speech: clean speech, of anybody. None to learn from the bound alone.
+        noise: of every recording a draw from the posterior of its noise, with the prior as it was; None with ``speech``.
     """
 
     noisy: Recordings
@@ -97,15 +114,18 @@ class Verdict(NamedTuple):
     """Whether adaptation helped, on recordings that were held out.
 
     Attributes:
-        before, after: bound on log p(x) of every held-out recording, nats per bin; see :func:`noisy_bound`.
+        before, after: what every held-out recording says of the prior, more is better.
+        measure, unit: what that is: :func:`noisy_bound`, or :func:`recovered`.
     """
 
     before: list[float]
     after: list[float]
+    measure: str = "bound"
+    unit: str = "nats per bin"
 
     @property
     def gain(self) -> float:
-        """Mean gain, nats per bin."""
+        """Mean gain."""
         return sum(b - a for a, b in zip(self.before, self.after, strict=True)) / len(self.before)
 
     @property
@@ -126,7 +146,7 @@ class Verdict(NamedTuple):
         """In one line."""
         mean, count = sum(self.before) / len(self.before), len(self.before)
         found = "helped" if self.helped else "did not help" if count >= JUDGES else f"has not been shown to help, which takes {JUDGES} held out"
-        return f"{found}: bound of held-out recordings {mean:.4f} → {mean + self.gain:.4f} nats per bin, {self.better} of {count} better"
+        return f"{found}: {self.measure} of held-out recordings {mean:.4f} → {mean + self.gain:.4f} {self.unit}, {self.better} of {count} better"
 
 
 def adapt(
@@ -135,8 +155,8 @@ def adapt(
 ) -> tuple[list[Epoch], Verdict]:
     """Fit the part of the prior to unlabelled recordings, in place; random from the seed of the settings.
 
-    The encoder learns from speech and noise that EM found, mixed anew (:func:`remixed`), by the loss of
-    :func:`ppse.training.train_noisy_encoder`; without them, and the decoder always, from :func:`ppse.semi.heard_bound` on the recordings
+    The encoder learns from clean speech in the noise that EM found (:func:`ppse.remixing.remix`), by the loss of
+    :func:`ppse.listening.train_listener`; without clean speech, and the decoder always, from :func:`ppse.semi.heard_bound` on the recordings
     themselves. The best weights on held-out recordings, by the same loss, are what the prior has in the end. Whether these are better
     than the first is what the verdict says; nothing is undone here.
 
@@ -157,7 +177,8 @@ def adapt(
     settings, encoder = settings or Adaptation(), vae.noisy_encoder
     if encoder is None:
         raise ValueError("adapt: this prior has no noisy encoder to listen to the recordings with; train one with 'ppse train vae'")
-    before = noisy_bound(vae, held.noisy, settings.seed)
+    remixing = training.speech is not None and settings.part != "decoder"
+    before = judged(vae, held, remixing, settings.seed)
     listener, part = encoder.listener, settings.part
     heads = listener.mask, listener.shift, listener.scale, listener.noise
     parameters = [head.bias for head in heads] if part == "offsets" else list((vae.decoder if part == "decoder" else listener).parameters())
@@ -165,36 +186,61 @@ def adapt(
     for parameter in parameters:
         parameter.requires_grad_(True)
     first = [p.detach().clone() for p in parameters]
-    count, frames, anchor = settings.batch, settings.frames, 0.0 if part == "offsets" else settings.anchor
-    rate = settings.learning_rate or LEARNING_RATE[part]
+    count, frames = settings.batch, settings.frames
+    usual = (REMIXING_RATE, REMIXING_ANCHOR) if remixing and part == "encoder" else (LEARNING_RATE[part], ANCHOR[part])
+    rate, anchor = settings.learning_rate or usual[0], usual[1] if settings.anchor is None else settings.anchor
 
     def loss(data: Unlabelled, generator: torch.Generator, phase: Phase) -> Tensor:
-        if data.speech is None or data.noise is None or part == "decoder":
+        if remixing and data.speech is not None and data.noise is not None:
+            x, clean, _ = remix(data.speech.segments(count, frames, generator), data.noise.segments(count, frames, generator), generator)
+            heard = encoder.hear(x)
+            value = heard_loss(vae, encoder, clean, x - clean, phase.beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+        else:
             # What is heard is the noise: a listener that is trained says more of it than EM on a short stretch finds.
             value = heard_bound(vae, data.noisy.stretches(count, frames, generator), phase.beta, inner=0)
-        else:
-            value = heard_loss(vae, encoder, *remixed(data.speech, data.noise, count, frames, generator), phase.beta)
         drift = torch.stack([(p - origin).square().sum() for p, origin in zip(parameters, first, strict=True)]).sum()
         return value / (count * frames) + anchor * drift
 
     schedule = Schedule(settings.epochs, rate, rate / 10, settings.patience, settings.seed)
-    steps = math.ceil(training.n_frames / (count * frames))
+    steps = max(math.ceil(training.n_frames / (count * frames)), STEPS if remixing else 1)
     log = optimise(vae, parameters, loss, training, held, steps, work, schedule, {**(card or {}), "adaptation": settings._asdict()}, report)
     vae.requires_grad_(False)
-    return log, Verdict(before, noisy_bound(vae, held.noisy, settings.seed))
+    return log, before._replace(after=judged(vae, held, remixing, settings.seed).after)
 
 
-def remixed(speech: Waves, noise: Waves, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Speech of one recording and noise of another, (count, 1, frames, F) each, at a random SNR from -10 to 15 dB and a sum of unit level.
+def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int) -> Verdict:
+    """What held-out recordings say of a prior, as if it were the first and the last. Random from the seed, the same draws for any weights."""
+    if remixing and held.speech is not None and held.noise is not None:
+        found = recovered(vae, held.speech, held.noise, seed)
+        return Verdict(found, found, "SI-SDR of other speech in the noise", "dB")
+    found = noisy_bound(vae, held.noisy, seed)
+    return Verdict(found, found)
 
-    References:
-        Tzinis, Adi, Ithapu, Xu, Smaragdis & Kumar (2022), RemixIT: continual self-training of speech enhancement models via
-        bootstrapped remixing.
+
+@torch.no_grad()
+def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0) -> list[float]:
+    """SI-SDR in dB of the one-pass estimates of clean speech in each of these noises, a mean over :data:`REMIXES` mixtures.
+
+    Where the noises are like those of a domain, it tells how the domain fares, without anybody's labels.
+
+    Raises:
+        ValueError: when the VAE has no noisy encoder.
     """
-    clean, other = speech.segments(count, frames, generator), noise.segments(count, frames, generator)
-    snr = -10 + 25 * torch.rand(count, 1, 1, generator=generator)
-    clean = clean / level(clean).sqrt()
-    return mixed(clean, unit_power(other), snr)
+    encoder, stft = vae.noisy_encoder, noise.stft
+    if encoder is None:
+        raise ValueError("recovered: this prior has no noisy encoder; train one with 'ppse train vae'")
+    generator, device = torch.Generator().manual_seed(seed), next(vae.parameters()).device
+    length = (REMIXED - 1) * stft.hop
+    found = []
+    for wave in noise.waves:
+        clean = speech.segments(REMIXES, REMIXED, generator)
+        x, clean, _ = remix(clean, Waves([wave], stft).segments(REMIXES, REMIXED, generator), generator)
+        x = x.to(device)
+        estimate = one_pass(vae, encoder, x, encoder.hear(x)).cpu()
+        pairs = zip(stft.synthesis(clean, length), stft.synthesis(estimate, length), strict=True)
+        scores = torch.tensor([si_sdr(s[0].numpy(), e[0].numpy()) for s, e in pairs])
+        found.append(float(scores.nanmean()))  # of a pause there is no score
+    return found
 
 
 @torch.no_grad()

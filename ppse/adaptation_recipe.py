@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import audio, methods, provenance, weights
 from .adaptation import JUDGES, Adaptation, Unlabelled, Verdict, adapt
-from .corpus import Waves
+from .corpus import Speech, Waves, split
 from .enhance import RANK, SPACING, enhance
 from .method import Method
 from .mixture import Mixture
@@ -32,7 +32,7 @@ class Worse(ValueError):
 
 
 class Progress(NamedTuple):
-    """Whom to tell how far it is: (recordings done, in all) of reading by EM; every epoch; the reason for every file left out."""
+    """Whom to tell how far it is: (recordings done, in all) of EM; every epoch; the reason for every file left out."""
 
     teaching: Callable[[int, int], None] = lambda *_: None
     epoch: Report = lambda *_: None
@@ -40,17 +40,18 @@ class Progress(NamedTuple):
 
 
 def adapt_prior(
-    prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, self_taught: bool = False, force: bool = False,
-    method: Method | None = None, progress: Progress | None = None,
+    prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, speech: Iterable[str] | None = None,
+    force: bool = False, method: Method | None = None, progress: Progress | None = None,
 ) -> Verdict:
     """Adapt a prior to unlabelled noisy recordings and write it to ``out``; an interrupted run goes on where it was.
 
-    What EM makes of the recordings and the best weights so far are in the folder ``NAME.adapting`` until the end.
+    What EM makes of the noise and the best weights so far are in the folder ``NAME.adapting`` until the end.
 
     Args:
         prior: a shipped name or a weights file of a :class:`ppse.models.VAESpeech` with a noisy encoder.
         inputs: files, folders or patterns of one domain. A quarter, five at least, chosen by the seed, is held out.
-        self_taught: learn from what EM makes of the recordings, mixed anew; else from the bound of the recordings.
+        speech: folders, files or patterns of clean speech of two people or more, to hear in the noise of the recordings; some are held out.
+            Without, it learns from the bound of the recordings.
         force: write it even if it did not help, or there are too few recordings to tell.
         method: of the EM, :func:`ppse.methods.fast` unless given.
         progress: whom to tell.
@@ -59,7 +60,7 @@ def adapt_prior(
         the verdict, which is in the model card of ``out``, too.
 
     Raises:
-        Worse: when the bound of the held-out recordings did not rise (:attr:`Verdict.helped`). Nothing is written then.
+        Worse: when held-out recordings do not say that it helped (:attr:`Verdict.helped`). Nothing is written then.
         AudioError: when recordings cannot be read, too few can be used to hold out :data:`ppse.adaptation.JUDGES` and learn from as many
             (by force: fewer than two), or ``out`` cannot be written.
         WeightsError: when the prior cannot be read, ``out`` is there already, or an unfinished run is of other recordings or settings.
@@ -72,7 +73,7 @@ def adapt_prior(
     vae = VAESpeech.pretrained(str(prior))
     if vae.noisy_encoder is None:
         raise ValueError(f"{prior}: this prior has no noisy encoder to adapt; train one with 'ppse train vae'")
-    inputs = list(inputs)
+    inputs, speech = list(inputs), list(speech) if speech is not None else None
     recordings = unlabelled(inputs, STFT.of_freqs(vae.n_freqs), progress.left_out)
     total, needed = len(recordings.waves), 2 if force else 2 * JUDGES
     if total < needed:
@@ -80,17 +81,21 @@ def adapt_prior(
             f"{', '.join(inputs)}: {total} recording{'s' * (total > 1)} that can be used; expected {needed} or more, half of which are held out to "
             f"tell whether adapting helps (--force: two or more, and nobody can tell). For one recording there is 'ppse enhance --method adapt_em'"
         )
+    clean = speech_of(speech, recordings.stft, settings.seed, progress.left_out) if speech is not None else (None, None)
     work.mkdir(exist_ok=True)
     card = weights.card(prior)
     card |= {
         "adapted": {"from": Path(prior).name, "data": [Path(i).name for i in inputs], "recordings": total,
-                    "hours": round(recordings.hours, 4), "self_taught": self_taught},
+                    "hours": round(recordings.hours, 4), "speech": [Path(i).name for i in speech or []]},
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"), "scores": {},
     }
     order = np.random.default_rng(settings.seed).permutation(total).tolist()
     count = max(round(HELD_OUT * total), min(JUDGES, total // 2))
-    parts = taught(vae, recordings, work, method or methods.fast(), settings.seed, progress) if self_taught else (None, None)
-    held, training = (_chosen(recordings, parts, sorted(chosen)) for chosen in (order[:count], order[count:]))
+    noise = noise_found(vae, recordings, work, method or methods.fast(), settings.seed, progress) if speech is not None else None
+    training, held = (
+        Unlabelled(recordings.part(which), said, Waves([noise[i] for i in which], recordings.stft) if noise else None)
+        for which, said in zip((sorted(order[count:]), sorted(order[:count])), clean, strict=True)
+    )
     _, verdict = adapt(vae, training, held, work / "best.safetensors", settings, card, progress.epoch)
     if not (verdict.helped or force):
         shutil.rmtree(work)
@@ -101,30 +106,30 @@ def adapt_prior(
     return verdict
 
 
-def taught(
-    vae: VAESpeech, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Posterior means of speech and noise of every recording, (N,) each, by EM; those that lie in the folder already, of the same
+def noise_found(vae: VAESpeech, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress) -> list[Tensor]:
+    """Of every recording a draw of its noise (N,) from the posterior that EM ends with; those that lie in the folder already, of the same
     prior, method and seed, are read.
 
-    Random from the seed, the same whether interrupted or not.
+    A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not.
     """
     model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
     made_by = zlib.crc32(repr((method.name, method.all_iterations, seed)).encode())
     for value in vae.state_dict().values():
         made_by = zlib.crc32(value.cpu().numpy().tobytes(), made_by)
-    speech = []
+    noise = []
     for i, wave in enumerate(recordings.waves):
         path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav"
         if not path.is_file():
-            result = enhance(wave, model, method, sample_rate=recordings.stft.sample_rate, seed=seed)
-            audio.write(path, result.estimates["speech"][0], recordings.stft.sample_rate, "FLOAT")
-        speech.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
+            result = enhance(wave, model, method, sample_rate=recordings.stft.sample_rate, seed=seed, draws=1)
+            audio.write(path, result.draws["noise"][0, 0], recordings.stft.sample_rate, "FLOAT")
+        noise.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
         progress.teaching(i + 1, len(recordings.waves))
-    return speech, [wave - s for wave, s in zip(recordings.waves, speech, strict=True)]
+    return noise
 
 
-def _chosen(recordings: Recordings, parts: tuple[list[Tensor] | None, list[Tensor] | None], which: list[int]) -> Unlabelled:
-    """Some of the recordings, and what EM made of them."""
-    sources = (Waves([waves[i] for i in which], recordings.stft) if waves is not None else None for waves in parts)
-    return Unlabelled(recordings.part(which), *sources)
+def speech_of(inputs: Iterable[str], stft: STFT, seed: int, left_out: Callable[[str], None]) -> tuple[Speech, Speech]:
+    """Clean speech to learn with, and of others to judge by: a quarter of it, at most, unless one person says more."""
+    parts = [Speech(files, stft) for files in split(audio.find(inputs), HELD_OUT, seed)]
+    for reason in (reason for part in parts for reason in part.left_out.values()):
+        left_out(reason)
+    return parts[0], parts[1]

@@ -60,14 +60,18 @@ class ListenerRecipe:
     couplings: int = 0
 
 
-def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, heard: Heard) -> Tensor:
-    """:func:`spectral_distance` between clean speech and its one-pass estimate from x.
-
-    The estimate is the Wiener filter of the speech that the encoder proposes and of the noise that it hears. Likelihoods weigh
-    every bin by how well it can be known; this weighs it by how well it can be heard.
-    """
+def one_pass(vae: VAESpeech, encoder: NoisyEncoder, x: Tensor, heard: Heard) -> Tensor:
+    """The Wiener estimate (…, T, F) of the speech in x, with the speech that the encoder proposes and the noise that it hears."""
     speech = vae.decoder(encoder.read(x, heard).mean).exp() + POWER_FLOOR
-    return spectral_distance(speech / (speech + heard.noise + POWER_FLOOR) * x, clean)
+    return speech / (speech + heard.noise + POWER_FLOOR) * x
+
+
+def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, heard: Heard) -> Tensor:
+    """:func:`spectral_distance` between clean speech and its :func:`one_pass` estimate from x.
+
+    Likelihoods weigh every bin by how well it can be known; this weighs it by how well it can be heard.
+    """
+    return spectral_distance(one_pass(vae, encoder, x, heard), clean)
 
 
 def spectral_distance(estimate: Tensor, clean: Tensor) -> Tensor:

@@ -19,28 +19,31 @@ def adapt(
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     decoder: Annotated[bool, typer.Option("--decoder", help="Adapt what speech is like, instead of how it is heard in noise.")] = False,
     offsets: Annotated[bool, typer.Option("--offsets", help="Adapt only the offsets of what is heard in noise.")] = False,
-    self_taught: Annotated[bool, typer.Option("--self-taught", help="Learn from what EM makes of the recordings, mixed anew.")] = False,
-    anchor: Annotated[float, typer.Option(min=0.0, help="How strongly the weights are held where they are.")] = Adaptation().anchor,
+    speech: Annotated[list[str] | None, typer.Option("--speech", help="Folder of clean speech, to be heard in their noise; repeat for more.")] = None,
+    anchor: Annotated[float | None, typer.Option(min=0.0, help="How strongly the weights are held where they are; by default 0.1 or 1.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; unless given, 1e-2 of offsets, else 1e-4.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; by default 3e-4 or 1e-4, of offsets 1e-2.")] = None,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and recordings, same weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings gained nothing, or are too few.")] = False,
 ) -> None:
     """Adapt a prior to unlabelled noisy recordings of a new domain.
 
-    Example: `ppse adapt vae recordings/ -o adapted.safetensors && ppse enhance recordings/ -o clean/ --prior adapted.safetensors`
+    Example: `ppse adapt vae recordings/ --speech LibriSpeech/dev-clean -o adapted.safetensors`, then
+    `ppse enhance recordings/ -o clean/ --prior adapted.safetensors --method amortised`
 
-    A quarter of the recordings, five at least, is held out, and judges: if the prior does not explain nine in ten of these better than before,
-    nothing is written, and the exit code is 1. What cannot be used is told and left out: files that are unreadable, silent, or look like
-    clean speech. An interrupted run goes on where it was.
+    A quarter of the recordings, five at least, is held out, and judges: nothing is written, and the exit code is 1, unless in nine of ten of them
+    other speech is heard better in the noise than before, or, without --speech, unless the prior explains nine of ten better. What cannot be used
+    is told and left out: files that are unreadable, silent, or look like clean speech. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     if offsets and decoder:
         raise typer.BadParameter("offsets are of what is heard in noise, not of the decoder; leave one of the two out", param_hint="--offsets")
+    if speech and decoder:
+        raise typer.BadParameter("the decoder learns from the recordings alone; leave one of the two out", param_hint="--speech")
     settings = Adaptation("decoder" if decoder else "offsets" if offsets else "encoder", anchor, learning_rate, epochs, patience, seed=seed)
     with progress_bars() as progress:
         report = epoch_report(progress, "adapt", epochs, out.with_suffix(".png"))
         told = Progress(bar(progress, "listen"), lambda _, log: report(log), lambda reason: complain_left_out([reason]))
-        verdict = adapt_prior(prior, inputs, out, settings, self_taught=self_taught, force=force, progress=told)
+        verdict = adapt_prior(prior, inputs, out, settings, speech=speech, force=force, progress=told)
     say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} …")
