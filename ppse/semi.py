@@ -80,7 +80,8 @@ class Shares(NamedTuple):
     The sum of ELBOs over all data has weights in proportion to the frames of each kind; equal ones give a few pairs their say beside
     hours of others. ``simulated`` is clean speech in noise that nobody recorded (:mod:`ppse.simulate`), a pair that costs nothing.
     Unlabelled recordings have a small weight: their bound is the only one that decoder and noise could also raise by trading places.
-    ``remixed`` is clean speech in the noise of the recordings, known or drawn (:mod:`ppse.remixing`), a pair as well.
+    ``remixed`` is clean speech in the noise of the recordings, known or drawn (:mod:`ppse.remixing`), a pair as well;
+    also of kinds whose own weight is 0, which leaves only their bound out.
     ``distance`` is that of speech estimated in one pass from speech that is known (:func:`ppse.listening.distance`), of pairs and of clean
     speech in simulated or other noise. It stands for log p(s | x): a good joint density alone need not tell speech from noise well.
 
