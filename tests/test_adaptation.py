@@ -139,8 +139,6 @@ def test_verdict() -> None:
     assert not Verdict(before, [1.9, 2.9, 1.9, 2.9, 1.4]).helped  # the mean gain is high, but one in five loses
     assert Verdict([1.0] * 10, [1.1] * 9 + [0.9]).helped  # one in ten may lose
     assert not Verdict([1.0] * 10, [1.1] * 9 + [-9.0]).helped  # not that much
-    heard = Verdict(before, [1.9, 2.9, 1.9, 1.9, 1.4], "SI-SDR", "dB", share=0.5)
-    assert heard.helped and not heard._replace(after=[1.9, 2.9, 0.9, 1.9, 1.4]).helped  # two of five are less than half
     few = Verdict([1.0, 2.0], [1.5, 2.1])
     assert not few.helped and few.sentence.startswith("has not been shown to help, which takes 5 held out: bound of held-out")
     assert Verdict([1.5] * 5, [1.45] * 5).sentence == (

@@ -32,9 +32,9 @@ def adapt(
     Example: `ppse adapt vae recordings/ --speech LibriSpeech/dev-clean -o adapted.safetensors`, then
     `ppse enhance recordings/ -o clean/ --prior adapted.safetensors --method amortised`
 
-    A quarter of the recordings, five at least, is held out, and judges: nothing is written, and the exit code is 1, unless other speech is heard
-    better in the noise of these than before, or, without --speech, unless the prior explains nine of ten better. What cannot be used is told and
-    left out: files that are unreadable, silent, or look like clean speech. An interrupted run goes on where it was.
+    A quarter of the recordings, five at least, is held out, and judges: nothing is written, and the exit code is 1, unless in nine of ten of them
+    other speech is heard better in the noise than before, or, without --speech, unless the prior explains nine of ten better. What cannot be used
+    is told and left out: files that are unreadable, silent, or look like clean speech. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     if offsets and decoder:
