@@ -6,7 +6,8 @@ CLIPS are videos as those of ``ppse train av-vae``, NOISE is a folder of recordi
 inferred side by side, in one batch; a third of the images of each is corrupted in one stretch, each kind of corruption in turn. All systems
 have the same noise model and the same method, variational EM (:func:`ppse.switching_vem.switching_vem`); one prior alone is a mixture in
 which the other expert is never chosen. "MIX-VAE" and "SwVAE" judge the lips by the sound, as published; with "looks" the video is observed
-as well, and it alone tells when to follow it (unless ``--hearing`` is more than 0). What is in the CSV file already is not computed again.
+as well, and it alone tells when to follow it (unless ``--hearing`` is more than 0). What is in the CSV file already, by the same settings, is not
+computed again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import copy
 import csv
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -176,6 +178,13 @@ def over(table: Sequence[dict[str, str]], one: tuple[str, str], other: tuple[str
     return (float(differences.mean()), *metrics.bootstrap_interval(differences)) if differences.size else (float("nan"),) * 3
 
 
+def settings_of(args: argparse.Namespace) -> str:
+    """A number that tells runs apart: clips and noises by name, and all that changes a row."""
+    names = [[Path(path).name for path in found] for found in ([clip.video for clip in find_clips(args.clips)], audio.find([args.noise]))]
+    left_out = ("clips", "noise", "snrs", "systems", "csv", "out")
+    return f"{zlib.crc32(repr((names, sorted((k, v) for k, v in vars(args).items() if k not in left_out))).encode()):08x}"
+
+
 def page(table: Sequence[dict[str, str]]) -> list[str]:
     """Means by SNR, system and video; then the area under the curve by kind of corruption."""
     def mean(chosen: Iterable[dict[str, str]], score: str) -> float:
@@ -228,8 +237,10 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("audiovisual.csv"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    table: list[dict[str, str]] = list(csv.DictReader(args.csv.open())) if args.csv.exists() else []
-    for row in rows(args, list(table)):
+    settings = settings_of(args)
+    table = [row for row in csv.DictReader(args.csv.open()) if row["settings"] == settings] if args.csv.exists() else []
+    for found in rows(args, list(table)):
+        row = found | {"settings": settings}
         table.append({key: str(value) for key, value in row.items()})
         with args.csv.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))

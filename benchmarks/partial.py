@@ -157,7 +157,7 @@ def gaps(args: argparse.Namespace) -> list[str]:
 
 def upper_band(args: argparse.Namespace) -> list[str]:
     """Mean log-spectral distances above the cut-off, and pesq_wb."""
-    stft, mean_var = STFT(), prior_mean(VAESpeech.pretrained()) / EXPECTED_LOG
+    stft, mean_var = STFT(), prior_mean(VAESpeech.pretrained())
     known = torch.from_numpy(stft.frequencies < args.cutoff)
     rows = defaultdict(list)
     for file in np.random.default_rng(args.seed).permutation(audio.find([args.folder]))[: args.count]:

@@ -250,6 +250,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = SMALL if args.small else FULL
+    made_by, note = args.out / "settings.txt", f"{settings}\n{SHARES}\n"
+    if made_by.exists() and made_by.read_text() != note:
+        raise SystemExit(f"{args.out}: holds a run of other settings, see {made_by.name}; give another --out")
+    audio.write_text(made_by, note)
     data = prepare(args, settings)
     done = {(*(row[k] for k in FIELDS[:5]),) for row in scores(args.out)}
     if ("noisy", 0.0, 0.0, 0.0, "none") not in done:

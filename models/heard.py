@@ -15,7 +15,7 @@ from .nmf import NMFNoise
 from .vae import VAESpeech
 
 RANK, SPACING = 4, 4
-"""Patterns of the correction and frames from knot to knot of its activations (docs/amortised.md). It begins at what is heard, so it can
+"""Patterns of the correction and frames from knot to knot of its activations (docs/amortised.md). It begins near what is heard, so it can
 follow faster than noise that begins at random, and speech still does not take its place."""
 
 
@@ -24,7 +24,8 @@ class HeardNoise(Wrapper):
 
     Where noise is like that which the listener was trained with, it tells apart in every bin what NMF, a sum of a few patterns,
     cannot. What it hears is taken once, at :meth:`start`; EM then fits the correction, which begins at whatever the wrapped model does
-    (inference methods that hear begin at one: :func:`ppse.warm_start.fit_noise`). The latents of speech start at what the same ears
+    (inference methods that hear begin near one, by :func:`ppse.warm_start.fit_noise`: with patterns that begin at random, off by 0.2 dB on
+    average and by some dB in single bins). The latents of speech start at what the same ears
     propose (:func:`ppse.guides.starting_guide`), whatever its prior is.
 
     Args:

@@ -9,6 +9,7 @@ started. What this is worth, and what it is not, is in docs/adaptation.md.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from .metrics import si_sdr
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
-from .recordings import Recordings
+from .recordings import Recordings, Stretches
 from .remixing import remix
 from .semi import RANK, SPACING, heard_bound
 from .training import Read, heard_loss
@@ -56,9 +57,8 @@ STRETCH = 1500
 STEPS = 12
 """Steps per epoch, at least, when noise is heard under other speech: every mixture is a new one."""
 
-REMIXES = 8
-"""Mixtures of the noise of a held-out recording to judge by, of :data:`REMIXED` frames each."""
-REMIXED = 200
+REMIXES, REMIXED = 8, 200
+"""Mixtures of the noise of a held-out recording to judge by, and their length in frames."""
 
 
 class Adaptation(NamedTuple):
@@ -106,8 +106,8 @@ class Unlabelled(NamedTuple):
 
     @property
     def fingerprint(self) -> int:
-        """That of the recordings."""
-        return self.noisy.fingerprint
+        """That of the recordings, and of the speech that is heard in their noise."""
+        return self.noisy.fingerprint ^ (self.speech.fingerprint << 1 if self.speech is not None else 0)
 
 
 class Verdict(NamedTuple):
@@ -178,7 +178,8 @@ def adapt(
     if encoder is None:
         raise ValueError("adapt: this prior has no noisy encoder to listen to the recordings with; train one with 'ppse train vae'")
     remixing = training.speech is not None and settings.part != "decoder"
-    before = judged(vae, held, remixing, settings.seed)
+    judge = partial(judged, vae, held, remixing, settings.seed)
+    before = judge()
     listener, part = encoder.listener, settings.part
     heads = listener.mask, listener.shift, listener.scale, listener.noise
     parameters = [head.bias for head in heads] if part == "offsets" else list((vae.decoder if part == "decoder" else listener).parameters())
@@ -193,11 +194,13 @@ def adapt(
     def loss(data: Unlabelled, generator: torch.Generator, phase: Phase) -> Tensor:
         if remixing and data.speech is not None and data.noise is not None:
             x, clean, _ = remix(data.speech.segments(count, frames, generator), data.noise.segments(count, frames, generator), generator)
+            x, clean = x.to(first[0].device), clean.to(first[0].device)
             heard = encoder.hear(x)
             value = heard_loss(vae, encoder, clean, x - clean, phase.beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
         else:
             # What is heard is the noise: a listener that is trained says more of it than EM on a short stretch finds.
-            value = heard_bound(vae, data.noisy.stretches(count, frames, generator), phase.beta, inner=0)
+            stretches = Stretches(*(part.to(first[0].device) for part in data.noisy.stretches(count, frames, generator)))
+            value = heard_bound(vae, stretches, phase.beta, inner=0)
         drift = torch.stack([(p - origin).square().sum() for p, origin in zip(parameters, first, strict=True)]).sum()
         return value / (count * frames) + anchor * drift
 
@@ -205,16 +208,14 @@ def adapt(
     steps = max(math.ceil(training.n_frames / (count * frames)), STEPS if remixing else 1)
     log = optimise(vae, parameters, loss, training, held, steps, work, schedule, {**(card or {}), "adaptation": settings._asdict()}, report)
     vae.requires_grad_(False)
-    return log, before._replace(after=judged(vae, held, remixing, settings.seed).after)
+    return log, Verdict(before, judge(), *(("SI-SDR of other speech in the noise", "dB") if remixing else ()))
 
 
-def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int) -> Verdict:
-    """What held-out recordings say of a prior, as if it were the first and the last. Random from the seed, the same draws for any weights."""
+def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int) -> list[float]:
+    """What every held-out recording says of a prior, :func:`recovered` or :func:`noisy_bound`: the same draws for any weights."""
     if remixing and held.speech is not None and held.noise is not None:
-        found = recovered(vae, held.speech, held.noise, seed)
-        return Verdict(found, found, "SI-SDR of other speech in the noise", "dB")
-    found = noisy_bound(vae, held.noisy, seed)
-    return Verdict(found, found)
+        return recovered(vae, held.speech, held.noise, seed)
+    return noisy_bound(vae, held.noisy, seed)
 
 
 @torch.no_grad()

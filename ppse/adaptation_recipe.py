@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,7 +113,7 @@ def noise_found(vae: VAESpeech, recordings: Recordings, work: Path, method: Meth
     A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not.
     """
     model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
-    made_by = zlib.crc32(repr((method.name, method.all_iterations, seed)).encode())
+    made_by = zlib.crc32(repr(("a draw of the noise", RANK, SPACING, method.name, method.all_iterations, seed)).encode())
     for value in vae.state_dict().values():
         made_by = zlib.crc32(value.cpu().numpy().tobytes(), made_by)
     noise = []
@@ -127,9 +127,12 @@ def noise_found(vae: VAESpeech, recordings: Recordings, work: Path, method: Meth
     return noise
 
 
-def speech_of(inputs: Iterable[str], stft: STFT, seed: int, left_out: Callable[[str], None]) -> tuple[Speech, Speech]:
+def speech_of(inputs: Sequence[str], stft: STFT, seed: int, left_out: Callable[[str], None]) -> tuple[Speech, Speech]:
     """Clean speech to learn with, and of others to judge by: a quarter of it, at most, unless one person says more."""
-    parts = [Speech(files, stft) for files in split(audio.find(inputs), HELD_OUT, seed)]
+    try:
+        parts = [Speech(files, stft) for files in split(audio.find(inputs), HELD_OUT, seed)]
+    except ValueError as error:
+        raise ValueError(f"clean speech, {', '.join(inputs)}: {error}") from error
     for reason in (reason for part in parts for reason in part.left_out.values()):
         left_out(reason)
     return parts[0], parts[1]

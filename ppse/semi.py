@@ -31,6 +31,7 @@ from .guides import EncoderGuide
 from .listening import DISTANCE, distance
 from .mixture import Mixture
 from .models import NMFNoise, PartiallyObserved, VAESpeech
+from .models.coupled_normal import CoupledNormal
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Schedule, optimise
 from .recordings import Recordings, Stretches
@@ -153,7 +154,7 @@ def _encoder(vae: VAESpeech) -> NoisyEncoder:
 
 
 @torch.no_grad()
-def _fitted(speech: PartiallyObserved, x: Tensor, law: Normal, heard: Tensor, steps: int) -> Tensor:
+def _fitted(speech: PartiallyObserved, x: Tensor, law: Normal | CoupledNormal, heard: Tensor, steps: int) -> Tensor:
     """Variance (B, 1, T, F) of NMF noise after inner EM."""
     model = Mixture(speech=speech, noise=NMFNoise(RANK, spacing=SPACING))
     model.start(x)

@@ -58,7 +58,8 @@ class VariationalPosterior:
             speech over z stands in place of the variance.
 
     Raises:
-        ValueError: when not exactly one source switches, frames are not independent given the regimes, or, factored, a source has a mean.
+        ValueError: when not exactly one source switches, frames are not independent given the regimes, an expert has an observed site of its own
+            (:class:`ppse.models.HeardSpeech`), or, factored, a source has a mean.
     """
 
     def __init__(self, problem: Problem, draws: int = 2, learning_rate: float = 0.05, *, hearing: float = 1.0, factored: bool = False) -> None:
@@ -70,6 +71,7 @@ class VariationalPosterior:
         self.priors = row_priors(found)
         self.rows = dict(self.priors)
         self.sites = [name for name in found.latents if name not in self.priors]
+        _check_observed(found)
         if self.sites:
             _check_frames(problem, found, self._means)
             graph = poutine.condition(collapsed(problem.graph), data=self._means)
@@ -104,7 +106,7 @@ class VariationalPosterior:
             weights = weights.detach()
             divergence = sum(kl_divergence(law, self.priors[name]).sum() for name, law in self.rows.items())
             # The evidence under r(m) counts the sound only in part.
-            unheard = (1 - self._hearing) * (chain.marginals * weights).sum()
+            unheard = (1 - self._hearing) * (chain.marginals * weights).sum() if self._hearing < 1 else 0.0
             bound = float(chain.log_evidence.sum() + unheard - divergence)
         return Beliefs({name: value.detach() for name, value in draws.items()}, found, weights, chain, bound, speech)
 
@@ -138,7 +140,8 @@ class VariationalPosterior:
     @torch.no_grad()
     def _smoothed(self, found: Regimes, weights: Tensor) -> Smoothed:
         """r(m)."""
-        return forward_backward(*self._chain(found), found.log_seen.mean(-3, keepdim=True) + self._hearing * weights)
+        seen = found.log_seen.mean(-3, keepdim=True)
+        return forward_backward(*self._chain(found), seen + self._hearing * weights if self._hearing else seen)
 
     def _ascend(self, weights: Tensor, chain: Smoothed) -> None:
         """A gradient step: of the laws of an expert on its weights, of those that all have in common on what r(m) expects of these."""
@@ -242,6 +245,16 @@ def switching_vem(
         return step
 
     return Method("switching_vem", e_step, starting_guide, iterations, min(average, iterations), discrete=True)
+
+
+def _check_observed(found: Regimes) -> None:
+    """Refuse what would be left out: sites of an expert that are observed whatever the regime."""
+    for name, site in found.trace.nodes.items():
+        if site["type"] == "sample" and site["is_observed"] and found.expert(name) is not None:
+            raise ValueError(
+                f"switching_vem: '{name}' of an expert is observed whatever the regime, as by HeardSpeech, whose law is known up to a constant only; "
+                f"give the prior itself to the source that switches"
+            )
 
 
 def _check_frames(problem: Problem, found: Regimes, rows: Position) -> None:

@@ -22,6 +22,7 @@ from .elbo import negative_elbo
 from .guides import EncoderGuide, clean_guide
 from .mixture import Mixture
 from .models import VAESpeech
+from .models.coupled_normal import CoupledNormal
 from .models.dynamical import DynamicalVAE
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Report, Schedule, TrainingError, optimise
@@ -172,11 +173,11 @@ def heard_loss(
 class Read(nn.Module):
     """An encoder that has read already."""
 
-    def __init__(self, law: Normal) -> None:
+    def __init__(self, law: Normal | CoupledNormal) -> None:
         super().__init__()
         self.law = law
 
-    def forward(self, _: Tensor) -> Normal:
+    def forward(self, _: Tensor) -> Normal | CoupledNormal:
         return self.law
 
 

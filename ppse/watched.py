@@ -114,6 +114,8 @@ def lips_of(recording: Path, seeing: AVVAESpeech, offset: float = 0.0, note: Cal
     except VideoError as error:
         say(f"{error}; only the prior of sound is used")
         return []
+    if not seeing.law.power:
+        say(f"{recording}: this prior has not learnt what right lips look like ('ppse train av-vae' does), so all that are sharp are followed")
     bad = 1 - lips.good.float().mean().item()
     if bad > 0.5:
         say(f"{pictures}: {bad:.0%} of the frames show no mouth to rely on; there the prior of sound is used")

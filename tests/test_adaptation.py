@@ -213,6 +213,13 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
     arguments, clean = (folder / "off.safetensors", [str(folder / "noisy")]), [str(folder / "clean")]
     with pytest.raises(KeyboardInterrupt):
         adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=EM, progress=Progress(epoch=interrupted))
+    (folder / "other").mkdir()
+    for person in "ab":
+        soundfile.write(folder / "other" / f"{person}-1.wav", 0.1 * np.sin(np.arange(9000) / 9), 16_000, subtype="FLOAT")
+    with pytest.raises(weights.WeightsError):  # other speech, so not the same run
+        adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=[str(folder / "other")], method=replace(EM, e_step=never))
+    with pytest.raises(ValueError, match=r"clean speech, .*b-1.wav: 1 files of one speaker"):
+        adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=[str(folder / "clean" / "b-1.wav")], method=EM)
     assert (folder / "a.adapting" / "best.safetensors").exists() and not (folder / "a.safetensors").exists()
     resumed = adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=replace(EM, e_step=never))
     assert resumed == adapt_prior(*arguments, folder / "b.safetensors", QUICK, speech=clean, force=True, method=EM)

@@ -114,6 +114,8 @@ def test_lips_that_are_not_shipped_are_refused(tmp_path: Path, ppse: Command, pr
     assert code == 1 and "none.safetensors" in out
     code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", "--prior", "rvae", *priors[2:])
     assert code == 2 and "'rvae' has memory" in out and "such as vae" in out
+    code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", *priors, "--noise", "heard")
+    assert code == 2 and "narrowed to what is heard" in out
     code, out = ppse(tmp_path / "b.wav", "-o", tmp_path / "c.wav", *priors[:2], "--lips", tmp_path / "heard.safetensors")
     assert code == 1 and "AVVAESpeech" in out
 

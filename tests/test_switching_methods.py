@@ -163,6 +163,18 @@ def test_the_bound_counts_all_of_the_sound_however_little_the_chain_hears(hearin
     assert (torch.stack([f.chain.marginals[0] for f in found]).mean(0) - wanted.marginals).abs().max() < 0.05
 
 
+def test_what_an_expert_observes_for_itself_is_refused() -> None:
+    def heard(frames: pyro.plate) -> ComplexNormal:
+        law = _expert(1)(frames)  # type: ignore[operator]  # it is a function
+        with frames:
+            pyro.factor("heard", torch.zeros(T, dtype=torch.float64))
+        return law  # type: ignore[no-any-return]  # it is one
+
+    speech = SwitchingSpeech([_expert(0), heard], TRANSITION, INITIAL)  # type: ignore[list-item]  # functions are sources
+    with pytest.raises(ValueError, match="'speech.expert1.heard' of an expert is observed whatever the regime"):
+        VariationalPosterior(_problem(Mixture(speech=speech, noise=_noise).double(), _recording()[0]))
+
+
 def test_a_power_of_the_sound_beyond_1_is_refused() -> None:
     with pytest.raises(ValueError, match=r"hearing=1.5; expected a power in \[0, 1\]"):
         switching_vem(hearing=1.5)

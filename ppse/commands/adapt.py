@@ -20,7 +20,7 @@ def adapt(
     decoder: Annotated[bool, typer.Option("--decoder", help="Adapt what speech is like, instead of how it is heard in noise.")] = False,
     offsets: Annotated[bool, typer.Option("--offsets", help="Adapt only the offsets of what is heard in noise.")] = False,
     speech: Annotated[list[str] | None, typer.Option("--speech", help="Folder of clean speech, to be heard in their noise; repeat for more.")] = None,
-    anchor: Annotated[float | None, typer.Option(min=0.0, help="How strongly the weights are held where they are; by default 0.1 or 1.")] = None,
+    anchor: Annotated[float | None, typer.Option(min=0.0, help="How strongly weights are held in place; by default 0.1 or 1, of offsets 0.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; by default 3e-4 or 1e-4, of offsets 1e-2.")] = None,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,

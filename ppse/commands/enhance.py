@@ -85,6 +85,8 @@ def enhance(
         raise typer.BadParameter(f"no label file in '{labels}' has the name of a recording; expected NAME.txt or NAME.csv", param_hint="--labels")
     if lips and labels:
         raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
+    if lips and noise == "heard":
+        raise typer.BadParameter("lips go with a prior as it is, not with one that is narrowed to what is heard; use nmf", param_hint="--noise")
     if lips and any(isinstance(module, DynamicalVAE) for module in model.modules()):
         raise typer.BadParameter(f"'{prior}' has memory; beside lips there has to be a prior of single frames, such as vae", param_hint="--prior")
     given: Callable[[Path], list[Given]] | None = (lambda file: labels_of(file, labels)) if labels else None
