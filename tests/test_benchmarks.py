@@ -96,3 +96,15 @@ def test_adaptation(tmp_path: Path) -> None:
     before, after, gain = row.split(" | ")[:3]
     assert float(after) - float(before) == pytest.approx(float(gain.split()[0]), abs=0.02)
     assert (tmp_path / "here" / "adapted.safetensors").is_file() and (tmp_path / "here" / "scores.json").is_file()
+
+
+@pytest.mark.slow
+def test_band(tmp_path: Path) -> None:
+    clean, rate = soundfile.read(CLEAN)
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "a.wav", clean[rate // 2 : 3 * rate // 2], rate)
+    command = [sys.executable, str(SPEED.with_name("partial.py")), "band", "speech", "--count", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = {name: float(distance) for name, distance in re.findall(r"^\| ([a-z ,]+) \| ([\d.]+) \| [\d.]+ \| \d+ \|$", run.stdout, re.MULTILINE)}
+    assert len(rows) == 3 and rows["posterior"] < rows["silence"]
