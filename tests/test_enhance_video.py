@@ -31,7 +31,9 @@ def priors(tmp_path: Path) -> list[str]:
     torch.manual_seed(0)
     heard = VAESpeech(513, 4, (16,), 8)
     weights.write(heard, tmp_path / "heard.safetensors", {})
-    weights.write(AVVAESpeech.around(heard, 4), tmp_path / "seen.safetensors", {})
+    seeing = AVVAESpeech.around(heard, 4)
+    seeing.law.power.fill_(0.1)  # as if it had been learnt
+    weights.write(seeing, tmp_path / "seen.safetensors", {})
     return ["--prior", str(tmp_path / "heard.safetensors"), "--lips", str(tmp_path / "seen.safetensors")]
 
 
@@ -101,6 +103,13 @@ def test_lips_count_where_they_are_seen(
 
     for stem, seen in (("crops", True), ("beside", True), ("faceless", False), ("alone", False)):
         assert any("expert1" in name for name in az.from_netcdf(tmp_path / "out" / f"{stem}.nc").posterior) == seen
+
+
+def test_a_prior_that_does_not_know_right_lips_says_so(make_clip: Clip, tmp_path: Path, ppse: Command, priors: list[str]) -> None:
+    weights.write(AVVAESpeech.around(VAESpeech(513, 4, (16,), 8), 4), tmp_path / "young.safetensors", {})
+    clip = make_clip(CROPS, TIMES, WAVE, name="crops.mp4")
+    code, out = ppse(clip, "-o", tmp_path / "c.wav", *priors[:2], "--lips", tmp_path / "young.safetensors")
+    assert code == 0 and "crops.mp4: this prior has not learnt what right lips look like" in out
 
 
 def test_the_method_for_sound_stays_beside_that_for_lips() -> None:
