@@ -21,7 +21,7 @@ from torch import Tensor
 from .corpus import Waves
 from .elbo import negative_elbo
 from .guides import EncoderGuide
-from .listening import DISTANCE, distance, one_pass
+from .listening import listening_loss, one_pass
 from .metrics import si_sdr
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
@@ -29,7 +29,7 @@ from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .recordings import Recordings, Stretches
 from .remixing import remix
 from .semi import RANK, SPACING, heard_bound
-from .training import Read, heard_loss
+from .training import Read
 from .warm_start import fit_noise
 
 Part = Literal["encoder", "offsets", "decoder"]
@@ -195,8 +195,7 @@ def adapt(
         if remixing and data.speech is not None and data.noise is not None:
             x, clean, _ = remix(data.speech.segments(count, frames, generator), data.noise.segments(count, frames, generator), generator)
             x, clean = x.to(first[0].device), clean.to(first[0].device)
-            heard = encoder.hear(x)
-            value = heard_loss(vae, encoder, clean, x - clean, phase.beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+            value = listening_loss(vae, encoder, clean, x - clean, phase.beta)
         else:
             # What is heard is the noise: a listener that is trained says more of it than EM on a short stretch finds.
             stretches = Stretches(*(part.to(first[0].device) for part in data.noisy.stretches(count, frames, generator)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from . import audio, methods, provenance, weights
 from .adaptation import JUDGES, Adaptation, Unlabelled, Verdict, adapt
-from .corpus import Speech, Waves, split
+from .corpus import Waves
 from .enhance import RANK, SPACING, enhance
 from .method import Method
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .optimisation import Report
+from .recipe import split_speech
 from .recordings import Recordings, unlabelled
 from .stft import STFT
 
@@ -81,7 +82,14 @@ def adapt_prior(
             f"{', '.join(inputs)}: {total} recording{'s' * (total > 1)} that can be used; expected {needed} or more, half of which are held out to "
             f"tell whether adapting helps (--force: two or more, and nobody can tell). For one recording there is 'ppse enhance --method adapt_em'"
         )
-    clean = speech_of(speech, recordings.stft, settings.seed, progress.left_out) if speech is not None else (None, None)
+    clean: tuple[Waves | None, Waves | None] = (None, None)
+    if speech is not None:
+        try:
+            clean = split_speech(speech, recordings.stft, HELD_OUT, settings.seed, left_out=progress.left_out)
+        except audio.AudioError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"clean speech, {', '.join(speech)}: {error}") from error
     work.mkdir(exist_ok=True)
     card = weights.card(prior)
     card |= {
@@ -125,14 +133,3 @@ def noise_found(vae: VAESpeech, recordings: Recordings, work: Path, method: Meth
         noise.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
         progress.teaching(i + 1, len(recordings.waves))
     return noise
-
-
-def speech_of(inputs: Sequence[str], stft: STFT, seed: int, left_out: Callable[[str], None]) -> tuple[Speech, Speech]:
-    """Clean speech to learn with, and of others to judge by: a quarter of it, at most, unless one person says more."""
-    try:
-        parts = [Speech(files, stft) for files in split(audio.find(inputs), HELD_OUT, seed)]
-    except ValueError as error:
-        raise ValueError(f"clean speech, {', '.join(inputs)}: {error}") from error
-    for reason in (reason for part in parts for reason in part.left_out.values()):
-        left_out(reason)
-    return parts[0], parts[1]

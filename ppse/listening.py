@@ -74,6 +74,13 @@ def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, he
     return spectral_distance(one_pass(vae, encoder, x, heard), clean)
 
 
+def listening_loss(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, noise: Tensor, beta: float) -> Tensor:
+    """:func:`ppse.training.heard_loss` of clean speech and noise, and :data:`DISTANCE` times the :func:`distance`, in nats, summed. Random."""
+    x = clean + noise
+    heard = encoder.hear(x)
+    return heard_loss(vae, encoder, clean, noise, beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+
+
 def spectral_distance(estimate: Tensor, clean: Tensor) -> Tensor:
     """Squared distance of STFTs (…, T, F) with compressed magnitudes, once with their phases and once without, summed.
 
@@ -153,10 +160,7 @@ def train_listener(
 
     def loss(data: _Material, generator: torch.Generator, phase: Phase) -> Tensor:
         clean, noise = (part.to(team.device) for part in mixtures(data, data.noise, batch, frames, generator))
-        x = clean + noise
-        heard = encoder.hear(x)
-        total = heard_loss(vae, encoder, clean, noise, phase.beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
-        return total / (batch * frames)
+        return listening_loss(vae, encoder, clean, noise, phase.beta) / (batch * frames)
 
     steps = math.ceil(training[0].n_frames / (batch * frames))
     return optimise(

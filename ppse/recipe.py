@@ -147,16 +147,29 @@ def speech_of(
     reading: Callable[[int, int], None] | None, left_out: Callable[[str], None] | None,
 ) -> tuple[corpus.Speech, corpus.Speech, dict[str, Any]]:
     """Speech for training and for validation, and the model card."""
+    data = split_speech(inputs, STFT(), validation, seed, reading, left_out)
+    files = sum(len(part.waves) for part in data), sum(len(part.left_out) for part in data)
+    return *data, card_of(inputs, data, files, recipe, note, licence)
+
+
+def split_speech(
+    inputs: Sequence[str], stft: STFT, validation: float, seed: int, reading: Callable[[int, int], None] | None = None,
+    left_out: Callable[[str], None] | None = None,
+) -> tuple[corpus.Speech, corpus.Speech]:
+    """Clean speech for training and, of other speakers, for validation (:func:`ppse.corpus.split`); ``left_out`` is told what cannot be used.
+
+    Raises:
+        AudioError: when data cannot be read.
+        ValueError: when there are fewer than two speakers.
+    """
     files, held = corpus.split(audio.find(inputs), validation, seed)
     total = len(files) + len(held)
-    speech = corpus.Speech(files, STFT(), lambda i, _: reading(i, total) if reading else None)
-    others = corpus.Speech(held, STFT(), lambda i, _: reading(len(files) + i, total) if reading else None)
-    reasons = [*speech.left_out.values(), *others.left_out.values()]
-    for reason in reasons:
+    speech = corpus.Speech(files, stft, lambda i, _: reading(i, total) if reading else None)
+    others = corpus.Speech(held, stft, lambda i, _: reading(len(files) + i, total) if reading else None)
+    for reason in (*speech.left_out.values(), *others.left_out.values()):
         if left_out:
             left_out(reason)
-    used = total - len(reasons)
-    return speech, others, card_of(inputs, (speech, others), (used, len(reasons)), recipe, note, licence)
+    return speech, others
 
 
 def card_of(
