@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..mixture import Followable, Source, Startable
+from ..mixture import Followable, Source, Startable, reusable
 
 
 class Wrapper(PyroModule):
@@ -17,7 +17,7 @@ class Wrapper(PyroModule):
 
     def __init__(self, source: Source) -> None:
         super().__init__()
-        self.source = source
+        self.source = reusable(source)
 
     def start(self, x: Tensor, observed: Tensor | None = None) -> None:
         """Starts the wrapped source."""

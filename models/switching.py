@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Followable, Frames, Named, Source, Startable
+from ..mixture import Followable, Frames, Named, Source, Startable, reusable
 from .markov_chain import MarkovChain
 
 STAY = 0.95
@@ -66,7 +66,7 @@ class SwitchingSpeech(PyroModule):
         if len(set().union(*sizes)) > 1:
             raise ValueError(f"{name}: the experts have {[sorted(size) for size in sizes]} frequencies; all have to be of one STFT")
         for i, expert in enumerate(experts):
-            setattr(self, f"expert{i}", expert)
+            setattr(self, f"expert{i}", reusable(expert))
         self.n_experts, self.learn = count, learn
         self.prior = _rows_law(transition, count, name) if isinstance(transition, Dirichlet) else None
         if self.prior is not None and learn:

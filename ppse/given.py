@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import audio, narrowband
 from .labels import Kind, Label, check_labels, file_of_labels, read_labels
@@ -135,14 +134,6 @@ def referenced(
     return knowledge
 
 
-def reusable(source: Source) -> Source:
-    """The source, to be put into another module. Pyro refuses one with modules in it that has run elsewhere, until it has forgotten that."""
-    for module in source.modules() if isinstance(source, nn.Module) else ():
-        if isinstance(module, PyroModule):
-            module._pyro_context = type(module._pyro_context)()
-    return source
-
-
 def wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) -> Mixture:
     """The model with every source under ``wrap(name, source)``.
 
@@ -154,7 +145,7 @@ def wrapped(model: Mixture, wrap: Callable[[str, Source], Source], needed: str) 
     """
     if needed not in model.sources:
         raise ValueError(f"the model has no source '{needed}' to know something of; it has {', '.join(model.sources)}")
-    return Mixture(**{name: wrap(name, reusable(source)) for name, source in model.sources.items()}).train(model.training)
+    return Mixture(**{name: wrap(name, source) for name, source in model.sources.items()}).train(model.training)
 
 
 def _frames(labels: Sequence[Label], kind: Kind, stretch: Stretch) -> Tensor:

@@ -19,7 +19,6 @@ from torch import Tensor
 from . import audio
 from .enhance import opened, random_from, stft_of
 from .gaps import LONGEST, faded, fill
-from .given import reusable
 from .guides import EncoderGuide, clean_guide
 from .inference import Keep, infer
 from .labels import read_track
@@ -228,7 +227,7 @@ def _zeroed(wave: NDArray[np.float32], gaps: Sequence[Gap], rate: int) -> NDArra
 
 def variances_given(prior: Source, x: Tensor, known: Tensor, method: Method, count: int) -> Tensor:
     """Variances of speech under draws of its latents, (count, T, F), given the frames (T, F) that are known."""
-    model = Mixture(speech=PartiallyObserved(reusable(copy.deepcopy(prior)), x, known))
+    model = Mixture(speech=PartiallyObserved(copy.deepcopy(prior), x, known))
     inferred = infer(model, x, method, known.expand(x.shape), keep=Keep(run=True))
     if inferred.run is None:
         raise ValueError("the prior has no latents, so that what is known tells nothing of what is lost; use another")
@@ -236,7 +235,7 @@ def variances_given(prior: Source, x: Tensor, known: Tensor, method: Method, cou
     total = len(next(iter(draws.values())))
     chosen = torch.linspace(0, total - 1, count).round().long()
     fitted = cast(Mixture, inferred.graph)
-    plain = Mixture(speech=reusable(fitted.speech.source))  # known frames have a variance, too: of what is lost of them
+    plain = Mixture(speech=fitted.speech.source)  # known frames have a variance, too: of what is lost of them
     with torch.no_grad(), pyro.plate("draws", count, dim=-2):
         laws = poutine.block(poutine.condition(plain, data={site: value[chosen] for site, value in draws.items()}))(x)
     var: Tensor = laws["speech"].var

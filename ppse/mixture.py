@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import threshold
 
 from .distributions import ComplexNormal
@@ -60,6 +60,14 @@ class Updatable(Protocol):
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor: ...
 
 
+def reusable(source: Source) -> Source:
+    """The source, to be put into another module. Pyro refuses one with modules in it that has run elsewhere, until it has forgotten that."""
+    for module in source.modules() if isinstance(source, nn.Module) else ():
+        if isinstance(module, PyroModule):
+            module._pyro_context = type(module._pyro_context)()
+    return source
+
+
 class Named(Messenger):
     """Gives the sites of a source its name, so that two of a kind can be side by side. Parameters of modules have it: they know their place."""
 
@@ -105,7 +113,7 @@ class Mixture(PyroModule):
         for name, source in sources.items():
             if hasattr(self, name):
                 raise ValueError(f"Mixture: a source cannot be called '{name}', a name that every module has; rename it")
-            setattr(self, name, source)
+            setattr(self, name, reusable(source))
         self._names = tuple(sources)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppse import ComplexNormal, Mixture, posterior
 from ppse.mixture import VARIANCE_FLOOR, Frames, draw_sources
-from ppse.models import NMFNoise, StationaryNoise, VAESpeech
+from ppse.models import FrameGain, NMFNoise, StationaryNoise, SwitchingSpeech, VAESpeech
 
 T, F = 6, 5
 
@@ -33,6 +33,16 @@ def test_names_of_sites_and_parameters_carry_the_source() -> None:
     trace = poutine.trace(model).get_trace(x)
     assert {"a.z", "b.z", "hum.level", "fan.level", "x"} <= set(trace.nodes)
     assert {name for name, site in trace.nodes.items() if site["type"] == "param"} == {"noise.W", "noise.H"}
+
+
+def test_a_source_that_has_run_can_be_put_into_another_model() -> None:
+    """Modules in modules too, whose names Pyro fixes at their first run, in every place that takes a source."""
+    x = torch.randn(T, F, dtype=torch.complex64)
+    loud = FrameGain(VAESpeech(F, 2, (3,)))
+    for speech in (loud, loud, FrameGain(loud), SwitchingSpeech([loud, FrameGain(VAESpeech(F, 2, (3,)))])):
+        model = Mixture(speech=speech, noise=StationaryNoise())
+        model.start(x)
+        assert model(x)["speech"].var.shape[-2:] == (T, F)
 
 
 def test_likelihood_is_that_of_the_sum() -> None:
