@@ -9,26 +9,51 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .listening import QUIET, equalised
 from .models import VAESpeech
 from .models.encoders import Heard, NoisyEncoder
-from .recordings import Stretches
+from .recordings import Recordings, Stretches
 from .simulate import unit_power
 from .stft import POWER_FLOOR
 from .training import mixed
 
 
 @torch.no_grad()
-def noise_of(vae: VAESpeech, encoder: NoisyEncoder, data: Stretches, heard: Heard) -> Tensor:
-    """Noise (B, 1, T, F) of stretches: x less the speech where that is known, and elsewhere a draw from p(n | x, z), z from the encoder. Random."""
+def noise_of(vae: VAESpeech, encoder: NoisyEncoder, data: Stretches, heard: Heard | None = None) -> Tensor:
+    """Noise (B, 1, T, F) of stretches: x less the speech where that is known, and elsewhere a draw from p(n | x, z), z from the encoder. Random.
+
+    ``heard`` is what the listener makes of them, if that is known already.
+    """
+    left = data.x - data.clean
+    if bool(data.known.all()):
+        return left
+    heard = heard or encoder.hear(data.x)
     latents = encoder.read(data.x, heard).sample()
     v_s, v_n = vae.decoder(latents).exp() + POWER_FLOOR, heard.noise + POWER_FLOOR
     share = v_n / (v_s + v_n)
     drawn = share * data.x + (share * v_s).sqrt() * torch.randn_like(data.x)
-    return torch.where(data.known, data.x - data.clean, drawn)
+    return torch.where(data.known, left, drawn)
+
+
+def recorded_noise(
+    vae: VAESpeech, encoder: NoisyEncoder, kinds: Sequence[Recordings], count: int, frames: int, generator: torch.Generator, device: torch.device,
+) -> Tensor:
+    """Noise of stretches of recordings, (count, frames, F) on the processor, of every kind as often as of any other.
+
+    Random from ``generator``, and globally.
+    """
+    chosen = torch.randint(len(kinds), (count,), generator=generator).bincount(minlength=len(kinds)).tolist()
+    parts = []
+    for data, some in zip(kinds, chosen, strict=True):
+        if some:
+            stretches = Stretches(*(part.to(device) for part in data.stretches(some, frames, generator)))
+            parts.append(noise_of(vae, encoder, stretches).squeeze(1).cpu())
+    return torch.cat(parts)[torch.randperm(count, generator=generator)]
 
 
 def remix(speech: Tensor, noise: Tensor, generator: torch.Generator) -> Stretches:

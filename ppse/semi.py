@@ -35,7 +35,7 @@ from .models.coupled_normal import CoupledNormal
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Schedule, optimise
 from .recordings import Recordings, Stretches
-from .remixing import noise_of, remix
+from .remixing import recorded_noise, remix
 from .stft import POWER_FLOOR
 from .training import Read, at_random_level, floored, noisy_segments
 from .warm_start import fit_noise
@@ -231,16 +231,11 @@ def bounds(
     """Loss of a random batch of each kind that is there and has a weight, per frame. Random from ``generator``, and globally."""
     encoder = _encoder(vae)
     losses: dict[str, Tensor] = {}
-    noises: list[Tensor] = []  # of the recordings in this batch
 
     def score(kind: str, data: Stretches) -> None:
-        """The bound of a kind, and the distance of its speech when all of it is known, go to the losses; its noise to what is remixed."""
+        """The bound of a kind, and the distance of its speech when all of it is known, go to the losses."""
         data = Stretches(*(part.to(device) for part in data))
         heard = encoder.hear(data.x)
-        if shares.remixed and kind in Material._fields:
-            noises.append(noise_of(vae, encoder, data, heard).flatten(0, 1).cpu())
-        if not getattr(shares, kind):
-            return
         loss = heard_bound(vae, data, beta, inner, heard=heard)
         if kind in PAIRED and shares.distance:
             losses["distance"] = losses.get("distance", 0) + distance(vae, encoder, data.clean, data.x, heard) / (batch * frames)
@@ -254,14 +249,13 @@ def bounds(
     if material.clean is not None and shares.simulated:
         clean, noise = noisy_segments(material.clean, batch, frames, generator)
         score("simulated", Stretches(clean + noise, clean, torch.ones(batch, 1, frames, 1, dtype=torch.bool)))
-    for kind in ("noisy", "pairs", "labels"):
-        recordings: Recordings | None = getattr(material, kind)
-        if recordings is not None and (getattr(shares, kind) or shares.remixed):
-            score(kind, recordings.stretches(batch, frames, generator))
-    if noises:
-        noise = torch.cat(noises)
-        some = torch.randperm(len(noise), generator=generator)[:batch]
-        score("remixed", remix(_speech(material, batch, frames, generator), noise[some], generator))
+    recordings: dict[str, Recordings] = {kind: data for kind in ("noisy", "pairs", "labels") if (data := getattr(material, kind)) is not None}
+    for kind, data in recordings.items():
+        if getattr(shares, kind):
+            score(kind, data.stretches(batch, frames, generator))
+    if recordings and shares.remixed:
+        noise = recorded_noise(vae, encoder, [*recordings.values()], batch, frames, generator, device)
+        score("remixed", remix(_speech(material, batch, frames, generator), noise, generator))
     return losses
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ppse.models import VAESpeech
 from ppse.models.encoders import Heard, NoisyEncoder
-from ppse.recordings import Stretches
-from ppse.remixing import noise_of, remix
-from ppse.stft import POWER_FLOOR, level
+from ppse.recordings import Recordings, Stretches
+from ppse.remixing import noise_of, recorded_noise, remix
+from ppse.stft import POWER_FLOOR, STFT, level
 
 B, T, F = 2, 5, 9
 
@@ -91,3 +91,18 @@ def test_pauses_stay_quiet() -> None:
     power = [part.abs().square().mean((-2, -1)) for part in (data.clean, data.x - data.clean)]
     assert bool((power[0] > 100 * power[1]).all())
     assert bool(torch.isfinite(remix(torch.zeros(3, 30, 20, dtype=torch.complex64), quiet, torch.Generator()).x.abs()).all())
+
+
+def test_every_kind_of_recording_gives_as_much_noise() -> None:
+    """However long it is; told apart by their levels. Of pairs it is what is left, which needs no draw."""
+    vae = VAESpeech(F, 2, (12,), context=5)
+    assert vae.noisy_encoder is not None
+    stft = STFT.of_freqs(F)
+    torch.manual_seed(0)
+    hums = [torch.sin(0.1 * torch.arange(size)) for size in (400, 4000)]
+    kinds = [Recordings([hum], stft, [part * hum]) for hum, part in zip(hums, (0.0, 0.9), strict=True)]
+    noise = recorded_noise(vae, vae.noisy_encoder, kinds, 400, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert noise.shape == (400, 8, F) and not noise.requires_grad
+    loud = noise.abs().square().mean((-2, -1)) > 0.1 * noise.abs().square().mean()
+    assert float(loud.float().mean()) == pytest.approx(0.5, abs=0.08)
+    assert 100 < int(loud[:200].sum()) + int((~loud[200:]).sum()) < 300  # in no order
