@@ -46,7 +46,8 @@ class Settings(NamedTuple):
     """Of the study.
 
     ``base``, ``more`` and ``alone`` are steps of a training: of the model that all but the supervised start from, of these (unsupervised
-    and semi-supervised alike), and of the supervised, at most. ``batch`` and ``batch_alone`` are stretches of every kind per step.
+    and semi-supervised alike), and of the supervised, at most. ``batch`` is stretches of every kind per step. All ``seeds`` are used for
+    the unsupervised, and with the first of the ``fractions``; the first ``whole`` of them for the others, too.
     """
 
     clean_minutes: float
@@ -59,19 +60,15 @@ class Settings(NamedTuple):
     hidden: int
     context: int
     batch: int
-    batch_alone: int
     frames: int
     seeds: int
+    whole: int
     fractions: tuple[float, ...] = (0.05, 1.0, 0.2, 0.01, 0.0)  # the most telling ones first
     amounts: tuple[float, ...] = (0.0, 0.25, 1.0)
 
 
-SMALL = Settings(
-    25, 112, 40, base=800, more=250, alone=800, latent=16, hidden=128, context=64, batch=6, batch_alone=12, frames=64, seeds=1,
-)
-FULL = Settings(
-    600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, batch_alone=16, frames=100, seeds=5,
-)
+SMALL = Settings(25, 240, 40, base=800, more=400, alone=1200, latent=16, hidden=128, context=128, batch=12, frames=100, seeds=2, whole=1)
+FULL = Settings(600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, frames=100, seeds=5, whole=5)
 EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 5
 RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
 SHARES = semi.Shares(noisy=0.0, pairs=0.0)  # recordings are heard remixed; chosen on held-out training mixtures, see docs/semi.md
@@ -92,13 +89,15 @@ class Cell(NamedTuple):
 
 def cells(s: Settings) -> Iterator[Cell]:
     """In the order in which they are done."""
+    few, *others = s.fractions
     for seed in range(s.seeds):
-        yield Cell("unsupervised", 0.0, 0.0, seed)
-        for fraction in s.fractions:
+        yield from (Cell("unsupervised", 0.0, 0.0, seed), Cell("semi", few, 1.0, seed), Cell("supervised", few, 0.0, seed))
+    for seed in range(s.whole):
+        yield from (Cell("semi", few, amount, seed) for amount in s.amounts[:-1])
+        for fraction in others:
             yield Cell("semi", fraction, 1.0, seed)
             if fraction:
                 yield Cell("supervised", fraction, 0.0, seed)
-        yield from (Cell("semi", s.fractions[0], amount, seed) for amount in s.amounts[:-1])
 
 
 class Data(NamedTuple):
@@ -173,7 +172,7 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
         network = supervised.SupervisedEnhancer(size=s.context)
         rates = schedule(RATE_ALONE, EPOCHS_ALONE, PATIENCE_ALONE)
         steps = s.alone // EPOCHS_ALONE
-        supervised.train(network, training.pairs, validation.pairs, path, rates, s.batch_alone, s.frames, steps, report=print_last)
+        supervised.train(network, training.pairs, validation.pairs, path, rates, s.batch, s.frames, steps, report=print_last)
     else:
         network = VAESpeech(n_latent=s.latent, hidden=(s.hidden,), context=s.context)
         base = path.with_name(f"base_{cell.seed}.safetensors")

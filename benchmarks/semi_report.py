@@ -1,4 +1,4 @@
-"""Tables and curves of benchmarks/semi.py, with 95 % bootstrap bands over the test files (and seeds)."""
+"""Tables and curves of benchmarks/semi.py, with 95 % bootstrap bands over the test files, averaged over the seeds."""
 
 from __future__ import annotations
 
@@ -24,10 +24,19 @@ def gains(rows: Sequence[Row], metric: str, noise: str, **cell: Any) -> dict[tup
     return {(row["file"], row["seed"]): row[metric] - noisy[row["file"]] for row in chosen}
 
 
-def band(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, float, float]:
-    """Mean, and the ends of its 95 % bootstrap interval; values that are not defined are left out."""
-    known = np.asarray(values)[np.isfinite(values)]
-    return float(known.mean()), *bootstrap_interval(known)
+def band(found: dict[tuple[str, float], float]) -> tuple[float, float, float]:
+    """Mean of (file, seed) → value, and the ends of its 95 % bootstrap interval over files; values that are not defined are left out."""
+    values = over(found, 0)
+    return float(values.mean()), *bootstrap_interval(values)
+
+
+def over(found: dict[tuple[str, float], float], key: int) -> NDArray[np.floating]:
+    """Means of (file, seed) → value for every file (key 0), or for every seed (key 1)."""
+    groups: dict[str | float, list[float]] = {}
+    for place, value in found.items():
+        if np.isfinite(value):
+            groups.setdefault(place[key], []).append(value)
+    return np.array([np.mean(group) for group in groups.values()])
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
@@ -39,9 +48,9 @@ def write(rows: Sequence[Row], out: Path) -> None:
     lines.append("|" + "---|" * (4 + 2 * len(METRICS)))
     for arm, labelled, unlabelled, by in seen:
         cell = {"arm": arm, "labelled": labelled, "unlabelled": unlabelled, "by": by}
-        entries = [_entry(list(gains(rows, m, noise, **cell).values())) for noise in NOISES for m in METRICS]
+        entries = [_entry(gains(rows, m, noise, **cell)) for noise in NOISES for m in METRICS]
         lines.append(f"| {arm} | {100 * labelled:g} % | {100 * unlabelled:g} % | {by} | " + " | ".join(entries) + " |")
-    lines += ["", "Semi-supervised with 5 % labelled and all else unlabelled, better by (one pass, the same files):", ""]
+    lines += ["", "Semi-supervised with 5 % labelled and all else unlabelled, better by (one pass, the same files; in brackets by seed):", ""]
     lines += ["| than | " + " | ".join(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS) + " |", "|" + "---|" * (1 + 2 * len(METRICS))]
     ours = {"arm": "semi", "labelled": 0.05, "unlabelled": 1.0, "by": "one pass"}
     for name, other in {
@@ -56,7 +65,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
         for noise in NOISES:
             for m in METRICS:
                 a, b = gains(rows, m, noise, **ours), gains(rows, m, noise, **other)
-                entries.append(_entry([a[key] - b[key] for key in a if key in b]))
+                entries.append(_entry({key: a[key] - b[key] for key in a if key in b}, seeds=True))
         if any(entries):
             lines.append(f"| {name} | " + " | ".join(entries) + " |")
     lines += ["", "The labelled share from which the mean of supervised is that of semi-supervised with the same labels, or better:", ""]
@@ -69,7 +78,7 @@ def crossing(rows: Sequence[Row], metric: str, noise: str) -> str:
     """Where the line of the supervised network reaches that of the semi-supervised, over the labelled shares of both."""
     def line(**cell: Any) -> dict[float, float]:
         found = {x: gains(rows, metric, noise, labelled=x, **cell) for x in sorted({row["labelled"] for row in rows})}
-        return {x: band(list(values.values()))[0] for x, values in found.items() if values}
+        return {x: band(values)[0] for x, values in found.items() if values}
 
     ours, theirs = line(arm="semi", unlabelled=1.0, by="one pass"), line(arm="supervised")
     both = [x for x in ours if x in theirs]
@@ -77,11 +86,12 @@ def crossing(rows: Sequence[Row], metric: str, noise: str) -> str:
     return f"{100 * reached[0]:g} %" if reached else f"none of {', '.join(f'{100 * x:g} %' for x in both)}"
 
 
-def _entry(values: Sequence[float]) -> str:
-    if not values:
+def _entry(found: dict[tuple[str, float], float], seeds: bool = False) -> str:
+    if not found:
         return ""
-    mean, low, high = band(values)
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    mean, low, high = band(found)
+    means = over(found, 1)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]" + (f" ({', '.join(f'{x:.2f}' for x in means)})" if seeds and len(means) > 1 else "")
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
@@ -101,7 +111,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
 
             def draw(axis: Any, arm: str, key: str, keep: Callable[[Row], bool], at: Sequence[float], m: str = metric, n: str = noise) -> None:
                 kept = [row for row in rows if row["arm"] in ("noisy", arm) and (row["arm"] == "noisy" or (row["by"] == "one pass" and keep(row)))]
-                points = [(x, band(list(found.values()))) for x in at if (found := gains(kept, m, n, arm=arm, **{key: x}))]
+                points = [(x, band(found)) for x in at if (found := gains(kept, m, n, arm=arm, **{key: x}))]
                 if points:
                     places = [list(at).index(x) for x, _ in points]
                     mean, low, high = zip(*(b for _, b in points), strict=True)
@@ -109,7 +119,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
 
             draw(left, "semi", "labelled", lambda row: row["unlabelled"] == 1.0, fractions)
             draw(left, "supervised", "labelled", lambda _: True, fractions)
-            if none := list(gains(rows, metric, noise, arm="unsupervised", by="one pass").values()):
+            if none := gains(rows, metric, noise, arm="unsupervised", by="one pass"):
                 mean, low, high = band(none)
                 left.axhline(mean, color="k", label="unsupervised")
                 left.axhspan(low, high, color="k", alpha=0.1)

@@ -97,7 +97,9 @@ def read_ahead(head: nn.Sequential, read: Tensor) -> Tensor:
 def moments(head: nn.Sequential, ahead: Tensor, past: Tensor, log_input: bool) -> tuple[Tensor, Tensor]:
     """Mean and deviation of z_t that dense layers make of what was read ahead and of what is remembered of the past, their last inputs."""
     total = ahead + linear(past, cast(nn.Linear, head[0]).weight[:, -past.shape[-1] :])
-    loc, scale = head[1:](total).chunk(2, -1)
+    for layer in [*head][1:]:  # not head[1:], which makes a module anew for every frame
+        total = layer(total)
+    loc, scale = total.chunk(2, -1)
     return loc, scale.sigmoid() if log_input else (0.5 * scale).exp()
 
 
