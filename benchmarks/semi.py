@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ class Settings(NamedTuple):
     amounts: tuple[float, ...] = (0.0, 0.25, 1.0)
 
 
-SMALL = Settings(25, 240, 40, base=800, more=400, alone=1200, latent=16, hidden=128, context=128, batch=12, frames=100, seeds=2, whole=1)
+SMALL = Settings(25, 240, 40, base=700, more=400, alone=1100, latent=16, hidden=128, context=128, batch=10, frames=100, seeds=3, whole=1)
 FULL = Settings(600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, frames=100, seeds=5, whole=5)
 EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 5
 RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
@@ -178,10 +179,7 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
         base = path.with_name(f"base_{cell.seed}.safetensors")
         nothing = Cell("unsupervised", 0.0, 0.0, cell.seed)
         if not base.exists() or base.with_suffix(".resume").exists():
-            first = semi.Shares(distance=0.0)
-            semi.train(
-                network, *material(data, nothing), base, schedule(RATE), first, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds,
-            )
+            semi.train(network, *material(data, nothing), base, schedule(RATE), SHARES, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
         network.load_state_dict(weights.read(base)[0])
         semi.train(
             network, training, validation, path, schedule(RATE_MORE), SHARES, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds,
@@ -264,10 +262,12 @@ def main() -> None:
             if all((*cell, by) in done for by in (("amortised", "fast") if iterative else ("one pass",))):
                 continue
             print(cell.name, flush=True)
+            start = time.process_time()
             for by, enhance in enhancers(cell, train(cell, data, args.out, settings), iterative).items():
                 if (*cell, by) not in done:
                     judge(cell, by, enhance, args.out)
                     done.add((*cell, by))
+            print(f"{cell.name}: {time.process_time() - start:.0f} s of processor time", flush=True)
             write(scores(args.out), args.out)
 
 
