@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
@@ -14,6 +14,9 @@ from ..distributions import power_of
 from ..stft import POWER_FLOOR
 from .coupled_normal import CoupledNormal, Coupling
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
+
+if TYPE_CHECKING:
+    from .causal_listener import CausalListener
 
 
 class FrameEncoder(nn.Module):
@@ -172,7 +175,7 @@ class NoisyEncoder(nn.Module):
     Called as :class:`FrameEncoder`; ``observed`` keeps the padding of a batch out of the context.
     """
 
-    def __init__(self, listener: Listener, encoder: FrameEncoder) -> None:
+    def __init__(self, listener: Listener | CausalListener, encoder: FrameEncoder) -> None:
         super().__init__()
         self.listener, self.encoder = listener, encoder
 

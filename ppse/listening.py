@@ -7,20 +7,17 @@ What such an encoder helps to find is no longer unsupervised in the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import audio, simulate, weights
+from . import simulate
 from .corpus import Speech, Waves
 from .distributions import power_of
 from .models import VAESpeech
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
-from .recipe import ALREADY, finish, finished, seeded, speech_of
 from .simulate import unit_power
 from .stft import POWER_FLOOR
 from .training import heard_loss, mixed
@@ -34,30 +31,6 @@ EXPONENT, FLOOR = 0.3, 1e-5
 
 QUIET = 1e-8
 """Power below which a stretch of recorded noise is a pause, which is not made loud."""
-
-
-@dataclass(frozen=True)
-class ListenerRecipe:
-    """Settings of :func:`train_listener_of`; those of the shipped ``vae_aware``.
-
-    Attributes:
-        context: size of the recurrent layers.
-        epochs, learning_rate, mixed: as in :class:`ppse.training.Schedule`.
-        batch, frames: segments per step, and their length.
-        validation: fraction of speech held out, by speaker, and of noise, by file.
-        seed: of everything random.
-        couplings: how many bend the law of the latents; it is normal without.
-    """
-
-    context: int = 320
-    epochs: int = 20
-    learning_rate: float = 1e-3
-    mixed: bool = True
-    batch: int = 16
-    frames: int = 150
-    validation: float = 0.08
-    seed: int = 0
-    couplings: int = 0
 
 
 def one_pass(vae: VAESpeech, encoder: NoisyEncoder, x: Tensor, heard: Heard) -> Tensor:
@@ -121,7 +94,7 @@ def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
     return x * log_gain.exp()
 
 
-class _Material(Waves):
+class Material(Waves):
     """Speech, and recordings of noise beside it."""
 
     def __init__(self, speech: Speech, noise: Waves) -> None:
@@ -158,52 +131,11 @@ def train_listener(
     vae.requires_grad_(False)
     parameters = list(encoder.listener.requires_grad_(True).parameters())
 
-    def loss(data: _Material, generator: torch.Generator, phase: Phase) -> Tensor:
+    def loss(data: Material, generator: torch.Generator, phase: Phase) -> Tensor:
         clean, noise = (part.to(team.device) for part in mixtures(data, data.noise, batch, frames, generator))
         return listening_loss(vae, encoder, clean, noise, phase.beta) / (batch * frames)
 
     steps = math.ceil(training[0].n_frames / (batch * frames))
     return optimise(
-        vae, parameters, loss, _Material(*training), _Material(*validation), steps, out, schedule or Schedule(), card or {}, report, team,
+        vae, parameters, loss, Material(*training), Material(*validation), steps, out, schedule or Schedule(), card or {}, report, team,
     )
-
-
-def train_listener_of(
-    trained: VAESpeech, inputs: Sequence[str], noise: Sequence[str], out: Path, recipe: ListenerRecipe | None = None, *, note: str = "",
-    licence: str = "", report: Report | None = None, left_out: Callable[[str], None] | None = None, team: Workers | None = None,
-) -> None:
-    """A trained VAE with a new listener, written to ``out``; an interrupted run goes on where it was.
-
-    Args:
-        trained: the VAE; it is not changed.
-        inputs: folders, files or patterns of clean speech of two speakers or more.
-        noise: the same of recorded noise, two files or more.
-        note, licence, report, left_out: as for :func:`ppse.recipe.train_prior`.
-        team: as in :func:`ppse.training.train`.
-
-    Raises:
-        AudioError: when data cannot be read, or ``out`` cannot be written.
-        WeightsError: when ``out`` is there already, or an unfinished training of other data or settings is.
-        ValueError: when there are fewer than two speakers or recordings of noise.
-    """
-    recipe = recipe or ListenerRecipe()
-    audio.check_writable(out)
-    files = audio.find(noise)
-    if len(files) < 2:
-        raise ValueError(f"listener: {len(files)} recordings of noise; expected two or more, so that some are held out")
-    held = files[:: max(2, round(1 / recipe.validation))]
-    speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, None, left_out)
-    recorded = [Speech(part, speech.stft) for part in (sorted(set(files) - set(held)), held)]
-    for reason in (reason for part in recorded for reason in part.left_out.values()):
-        if left_out:
-            left_out(reason)
-    card |= {"noise": f"simulated, and recordings: {', '.join(Path(i).name for i in noise)} ({sum(n.hours for n in recorded):.2f} hours)"}
-    if finished(out, card):
-        raise weights.WeightsError(ALREADY.format(out))
-    vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, "context": recipe.context, "couplings": recipe.couplings}))
-    vae.encoder.load_state_dict(trained.encoder.state_dict())
-    vae.decoder.load_state_dict(trained.decoder.state_dict())
-    schedule = Schedule(recipe.epochs, recipe.learning_rate, 2e-5, patience=99, seed=recipe.seed, mixed=recipe.mixed)
-    train_listener(vae, (speech, recorded[0]), (others, recorded[1]), out, schedule, recipe.batch, recipe.frames, card, report, team)
-    if not team or team.rank == 0:
-        finish(vae, out)

@@ -15,15 +15,15 @@ from .guides import starting_guide
 from .guides.encoder import Encoded
 from .infer import TARGET_ACCEPTANCE, LogDensity, hmc, log_density
 from .mixture import Mixture, Updatable, posterior
-from .models import RVAESpeech
-from .models.encoders import CleanedEncoder, Heard, NoisyEncoder, average_log_power
+from .models import RVAESpeech, VAESpeech
+from .models.causal_listener import CausalListener
+from .models.encoders import CleanedEncoder, Heard, NoisyEncoder
+from .models.heard_speech import heard_by
 from .models.recurrent import Lengths, Recurrence, State
+from .online_ears import Remembering, forgetful
 from .running_level import RunningLevel
 from .stft import frame_power
 from .warm_start import fit_noise
-
-EAR = 24
-"""Frames that the noisy encoder hears at once, beside the average of the context; more of them cost time and bring nothing."""
 
 INFERRED = 0.3
 """Weight of the noise that the E-step infers in the power that the M-step fits; the rest is what the noisy encoder hears.
@@ -64,7 +64,7 @@ class Continued(nn.Module):
 class OnlineEM:
     """E[s | x] of one source in the newest frames, block by block; memory and time per block do not grow. Random from the global generator.
 
-    In every block the noisy encoder hears the last frames and proposes the latents of the new ones; the noise is fitted to the power of all
+    In every block the ears hear the last frames and propose the latents of the new ones; the noise is fitted to the power of all
     that is not the source in the last seconds; and the latents of the last ``window`` frames move by one HMC step, given all that is
     behind them, which is frozen: noise by its power, speech by the state of the recurrent decoder.
 
@@ -76,6 +76,7 @@ class OnlineEM:
         chains, steps, temperature: as in :func:`ppse.methods.hmc_em`.
         iterations: of EM per block.
         level_frames: frames over which the level of the recording is taken.
+        ears: a listener that remembers, for the latents of the shipped VAE; the noisy encoder of the source unless given.
 
     Raises:
         ValueError: when a source cannot go on from frame to frame; the message names it.
@@ -86,9 +87,10 @@ class OnlineEM:
 
     def __init__(
         self, model: Mixture, source: str, *, window: int, context: int, chains: int, iterations: int, steps: int, temperature: float,
-        level_frames: int,
+        level_frames: int, ears: CausalListener | None = None,
     ) -> None:
-        self._ears = _ears(model, source)
+        self._reader = _reader(model, source, ears)
+        self._hear = forgetful(self._reader) if ears is None else Remembering(ears, window)
         self._model, self._source, self._site = model, source, f"{source}.z"
         speech: Any = model.sources[source]
         self._speech = speech
@@ -115,12 +117,13 @@ class OnlineEM:
         if not self._started and not observed.any():
             return torch.zeros_like(self._raw[window])
         x = self._raw / self._level.scale
-        heard = self._ears.hear(x[-EAR:], observed[-EAR:], average_log_power(x, observed))
-        law = self._ears.read(x[window], Heard(*(part[window] for part in heard)), observed[window])
+        heard = self._hear(x, len(frames), observed, change)
+        law = self._reader.read(x[window], Heard(*(part[window] for part in heard)), observed[window])
         if self._started:
             self._go_on(len(frames), heard, law.mean, law.stddev, observed, change)
         else:
-            self._start(x[-EAR:], heard, law.mean, law.stddev, observed[-EAR:])
+            known = slice(-len(heard.noise), None)
+            self._start(x[known], heard, law.mean, law.stddev, observed[known])
         return self._infer(x[window], heard.noise[window], observed[window]) * self._level.scale
 
     @property
@@ -189,8 +192,8 @@ class _Window:
         return self.target
 
 
-def _ears(model: Mixture, source: str) -> NoisyEncoder | CleanedEncoder:
-    """The encoder that hears the source in noise, once it is clear that the model can go on from frame to frame."""
+def _reader(model: Mixture, source: str, listener: CausalListener | None) -> NoisyEncoder | CleanedEncoder:
+    """What makes latents of the source of what is heard, once it is clear that the model can go on from frame to frame."""
     if source not in model.sources:
         raise ValueError(f"stream: the model has no source '{source}'; it has {', '.join(model.sources)}")
     for name, noise in model.sources.items():
@@ -198,11 +201,13 @@ def _ears(model: Mixture, source: str) -> NoisyEncoder | CleanedEncoder:
             raise ValueError(f"stream: '{name}' cannot be fitted as a recording goes on (no update or slide); use NMFNoise or StationaryNoise")
     speech: Any = model.sources[source]
     guide = starting_guide(model) if isinstance(speech, Encoded) else None
-    ears = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
-    if not isinstance(ears, NoisyEncoder | CleanedEncoder):
+    reader: Any = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
+    if listener is not None and isinstance(speech, Encoded):
+        reader = heard_by(VAESpeech.pretrained(), speech.encoder, speech.n_freqs)
+    if not isinstance(reader, NoisyEncoder | CleanedEncoder):
         raise ValueError(f"stream: no encoder hears '{source}' in noise; use a prior with a noisy encoder, or one for the STFT of the shipped VAE")
     frames = torch.ones(2, speech.n_freqs)
     target = _Window(source, speech, (frames + 0j, frames > 0, frames), 1, 1.0).target
     if target.sites != (f"{source}.z",) or not (target.block or (isinstance(speech, RVAESpeech) and speech.causal)):
         raise ValueError(f"stream: the frames of '{source}' depend on later ones, or on more than z; use VAESpeech, or a causal RVAESpeech")
-    return ears
+    return reader

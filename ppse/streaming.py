@@ -17,7 +17,9 @@ from .block_stft import Analyser, Synthesiser
 from .enhance import RANK, _samples, stft_of
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
-from .online_em import EAR, OnlineEM
+from .models.causal_listener import CausalListener
+from .online_ears import EAR
+from .online_em import OnlineEM
 
 LEVEL_SECONDS = 10.0
 """Span over which the level of the recording is taken."""
@@ -42,6 +44,8 @@ class Stream:
         chains: particles per frame, over which the estimate is averaged.
         iterations, steps: HMC steps per block, and leapfrog steps in each, at most.
         temperature: of the joint density, 1 for the posterior; see :func:`ppse.methods.hmc_em`.
+        ears: a listener that remembers, ``CausalListener.pretrained()``, which has heard recorded noise; unless given, the noisy encoder of the
+            prior hears the last frames anew in every block.
 
     Attributes:
         sample_rate: of the samples, that of the model, in Hz.
@@ -58,7 +62,7 @@ class Stream:
 
     def __init__(
         self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 3, window: int = 8,
-        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0,
+        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0, ears: CausalListener | None = None,
     ) -> None:
         if not (1 <= block <= look_ahead + 1 <= window <= EAR):
             raise ValueError(f"stream: {block=}, {look_ahead=}, {window=}; expected 1 <= block <= look_ahead + 1 <= window <= {EAR} frames")
@@ -72,7 +76,7 @@ class Stream:
         with torch.random.fork_rng(devices=[]):  # weights that are read for the first time draw some, and others do not
             self._em = OnlineEM(
                 model, source, window=window, context=max(EAR, round(context * per_second)), chains=chains, iterations=iterations, steps=steps,
-                temperature=temperature, level_frames=round(LEVEL_SECONDS * per_second),
+                temperature=temperature, level_frames=round(LEVEL_SECONDS * per_second), ears=copy.deepcopy(ears),
             )
         self._analyse, self._synthesise = Analyser(self._stft), Synthesiser(self._stft)
         self._arrived = torch.zeros(0, self._stft.n_freqs, dtype=torch.complex64)

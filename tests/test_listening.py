@@ -11,7 +11,8 @@ from ppse import STFT, choices, weights
 from ppse.cli import app
 from ppse.corpus import Speech, Waves
 from ppse.distributions import power_of
-from ppse.listening import ListenerRecipe, distance, equalised, mixtures, train_listener, train_listener_of
+from ppse.listener_recipe import ListenerRecipe, train_listener_of
+from ppse.listening import distance, equalised, mixtures, train_listener
 from ppse.models import VAESpeech
 from ppse.stft import POWER_FLOOR, level
 from ppse.training import Schedule

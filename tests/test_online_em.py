@@ -13,7 +13,7 @@ from ppse.distributions import ComplexNormal
 from ppse.infer import log_density
 from ppse.models import FrameGain, NMFNoise, RVAESpeech, SmoothNMFNoise, StationaryNoise, VAESpeech
 from ppse.models.recurrent import Layers
-from ppse.online_em import Continued, _ears, _Window
+from ppse.online_em import Continued, _reader, _Window
 from ppse.running_level import RunningLevel
 
 
@@ -83,9 +83,10 @@ def test_level() -> None:
 ])
 def test_models_that_cannot_go_on(model: Callable[[], Mixture], source: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _ears(model(), source)
+        _reader(model(), source, None)
 
 
 def test_models_that_can() -> None:
-    heard = _ears(Mixture(speech=RVAESpeech(hidden=4, causal=True), noise=StationaryNoise()), "speech").hear(torch.ones(3, 513) + 0j)
+    reader = _reader(Mixture(speech=RVAESpeech(hidden=4, causal=True), noise=StationaryNoise()), "speech", None)
+    heard = reader.hear(torch.ones(3, 513) + 0j)
     assert isinstance(heard.noise, Tensor) and heard.noise.shape == (3, 513)

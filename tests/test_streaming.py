@@ -14,7 +14,7 @@ from ppse.audio import AudioError
 from ppse.models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
 from ppse.online_em import INFERRED
 from ppse.stft import POWER_FLOOR, STFT
-from ppse.streaming import Stream
+from ppse.streaming import CausalListener, Stream
 
 Wave = NDArray[np.float32]
 
@@ -175,3 +175,19 @@ def test_causal_rvae_streams() -> None:
     whole = through(Stream(model), [wave])
     np.testing.assert_array_equal(through(Stream(model), np.split(wave, [5000, 5001])), whole)
     assert np.isfinite(whole).all() and 0 < np.linalg.norm(whole) < np.linalg.norm(wave)
+
+
+@pytest.mark.parametrize("prior", ["vae", pytest.param("rvae_causal", marks=pytest.mark.slow)])
+def test_ears_that_remember(prior: str) -> None:
+    torch.manual_seed(0)
+    ears = CausalListener(513, 32, 6, 4).requires_grad_(False)
+    speech = RVAESpeech.pretrained(prior) if prior == "rvae_causal" else VAESpeech.pretrained(prior)
+    model, wave = Mixture(speech=speech, noise=NMFNoise(2)), np.concatenate([np.zeros(3000, np.float32), noise(6000), np.zeros(3000, np.float32)])
+    whole = through(Stream(model, ears=ears), [wave])
+    np.testing.assert_array_equal(through(Stream(model, ears=ears), np.split(wave, [2000, 5001])), whole)
+    assert np.isfinite(whole).all() and len(whole) == len(wave) and not np.array_equal(whole, through(Stream(model), [wave]))
+
+
+def test_ears_of_another_stft_are_refused() -> None:
+    with pytest.raises(ValueError, match="513 frequencies, the prior for 33"):
+        Stream(tiny(), ears=CausalListener(513, 32, 6, 4))

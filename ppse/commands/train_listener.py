@@ -9,7 +9,7 @@ import typer
 
 from .. import choices, weights
 from ..console import complain_left_out, progress_bars, say
-from ..listening import ListenerRecipe, train_listener_of
+from ..listener_recipe import ListenerRecipe, train_listener_of
 from ..models import VAESpeech
 from ..workers import workers
 from .train import check_weights_name, epoch_report
@@ -22,6 +22,7 @@ def listener(
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file, NAME.safetensors.")],
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = ListenerRecipe.context,
     couplings: Annotated[int, typer.Option(min=0, help="Couplings that bend the law of the latents; normal without.")] = ListenerRecipe.couplings,
+    ahead: Annotated[int, typer.Option(min=0, help="For ears of streams: size of the layer that looks ahead.")] = ListenerRecipe.ahead,
     epochs: Annotated[int, typer.Option(min=1)] = ListenerRecipe.epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = ListenerRecipe.learning_rate,
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
@@ -39,12 +40,14 @@ def listener(
     Example: `ppse train listener vae LibriSpeech/train-clean-100 --noise noise/ -o aware.safetensors`, then
     `ppse enhance noisy.wav -o clean.wav --prior aware.safetensors --noise heard`
 
+    With `--ahead` these are ears for streams, of the latents of that VAE: `--context 152 --ahead 88 --batch 12 --frames 250`.
+
     What it helps to find is no longer unsupervised in the noise. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     choices.check_device(device)
     team = workers(devices, device)
-    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings)
+    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead)
     with progress_bars() as progress:
         report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
@@ -52,4 +55,5 @@ def listener(
             report=lambda _, log: report(log), left_out=lambda reason: complain_left_out([reason]), team=team,
         )
     if team.rank == 0:
-        say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} --noise heard …")
+        use = f"ppse stream --ears {out}" if ahead else f"ppse enhance --prior {out} --noise heard …"
+        say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: {use}")
