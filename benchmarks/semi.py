@@ -68,7 +68,7 @@ class Settings(NamedTuple):
     amounts: tuple[float, ...] = (0.0, 0.25, 1.0)
 
 
-SMALL = Settings(25, 240, 40, base=700, more=400, alone=1100, latent=16, hidden=128, context=128, batch=10, frames=100, seeds=3, whole=1)
+SMALL = Settings(25, 240, 40, base=700, more=400, alone=1100, latent=16, hidden=128, context=128, batch=10, frames=100, seeds=2, whole=1)
 FULL = Settings(600, 4000, 120, base=20_000, more=10_000, alone=20_000, latent=32, hidden=512, context=256, batch=16, frames=100, seeds=5, whole=5)
 EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 5
 RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
@@ -94,11 +94,11 @@ def cells(s: Settings) -> Iterator[Cell]:
     for seed in range(s.seeds):
         yield from (Cell("unsupervised", 0.0, 0.0, seed), Cell("semi", few, 1.0, seed), Cell("supervised", few, 0.0, seed))
     for seed in range(s.whole):
-        yield from (Cell("semi", few, amount, seed) for amount in s.amounts[:-1])
         for fraction in others:
             yield Cell("semi", fraction, 1.0, seed)
             if fraction:
                 yield Cell("supervised", fraction, 0.0, seed)
+        yield from (Cell("semi", few, amount, seed) for amount in s.amounts[:-1])
 
 
 class Data(NamedTuple):
