@@ -12,13 +12,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppse import Mixture, audio, enhance, methods, metrics, provenance
+from ppse import Mixture, audio, choices, enhance, methods, metrics, provenance
 from ppse.choices import PRIORS
 from ppse.enhance import RANK, SPACING
 from ppse.models import NMFNoise
@@ -35,12 +36,12 @@ def offline(prior: str, method: str) -> Enhancer:
     return lambda noisy: enhance(noisy, model, getattr(methods, method)()).estimates["speech"][0]
 
 
-def streaming(prior: str, look_ahead: int, piece: int = 1600) -> Enhancer:
+def streaming(prior: str, ears: str, look_ahead: int, piece: int = 1600) -> Enhancer:
     """Piece by piece, in blocks as long as the look-ahead allows but no longer than the default."""
-    model = Mixture(speech=load_any(PRIORS, prior), noise=NMFNoise(RANK))
+    model, heard_by = Mixture(speech=load_any(PRIORS, prior), noise=NMFNoise(RANK)), choices.ears(ears)
 
     def run(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-        stream = Stream(model, look_ahead=look_ahead, block=min(3, look_ahead + 1))
+        stream = Stream(model, look_ahead=look_ahead, block=min(3, look_ahead + 1), ears=heard_by)
         return np.concatenate([*(stream.push(noisy[i : i + piece]) for i in range(0, len(noisy), piece)), stream.flush()])
 
     return run
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--prior", nargs="+", default=["vae"], help="shipped names or weights files")
+    parser.add_argument("--ears", nargs="+", default=["ears_causal", "vae"], help="of the streams: shipped names or weights files")
     parser.add_argument("--method", nargs="+", default=["fast", "default"], help="offline methods")
     parser.add_argument("--look-ahead", nargs="+", type=int, default=[4], help="in frames")
     parser.add_argument("--count", type=int, default=8)
@@ -89,8 +91,9 @@ def main() -> None:
     for prior in args.prior:
         for method in args.method:
             tell(Path(prior).stem, method, offline(prior, method))
-        for look_ahead in args.look_ahead:
-            tell(Path(prior).stem, f"stream, {1e3 * Stream(look_ahead=look_ahead).latency:.0f} ms", streaming(prior, look_ahead))
+        for ears, look_ahead in product(args.ears, args.look_ahead):
+            latency = 1e3 * Stream(look_ahead=look_ahead).latency
+            tell(Path(prior).stem, f"stream, ears of {Path(ears).stem}, {latency:.0f} ms", streaming(prior, ears, look_ahead))
     if args.out:
         audio.write_text(args.out, "\n".join(lines) + "\n")
 

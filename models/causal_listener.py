@@ -40,6 +40,7 @@ class CausalListener(nn.Module):
     def __init__(self, n_freqs: int, n_latent: int, size: int, ahead: int) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {"n_freqs": n_freqs, "n_latent": n_latent, "size": size, "ahead": ahead}
+        self.n_freqs = n_freqs
         self.now = nn.Linear(n_freqs, size)
         self.background = nn.Linear(n_freqs, size, bias=False)
         self.past = nn.GRU(size, size, num_layers=2, batch_first=True)

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 import typer
+from torch import nn
 
 from . import methods
 from .enhance import RANK, SPACING
@@ -25,6 +26,7 @@ from .models import (
     VAESpeech,
     VRNNSpeech,
 )
+from .models.causal_listener import CausalListener
 from .models.dynamical import DynamicalVAE
 from .models.heard_speech import WithEncoder
 from .models.recurrent import Layers
@@ -88,6 +90,16 @@ def model(prior: str, noise: str, rank: int | None = None, spacing: int | None =
         ears = speech if isinstance(speech, VAESpeech) and speech.listener is not None else VAESpeech.pretrained(EARS)
         return Mixture(speech=HeardSpeech(cast(WithEncoder, speech), ears), noise=HeardNoise(ears))
     return Mixture(speech=speech, noise=NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise())
+
+
+def ears(name: str) -> CausalListener | VAESpeech:
+    """Ears for a stream: a listener that remembers, or a VAE with a listener; a shipped name or a weights file.
+
+    Raises:
+        WeightsError: when they cannot be used.
+    """
+    classes: tuple[type[nn.Module], ...] = (CausalListener, VAESpeech)
+    return cast(CausalListener | VAESpeech, load_any(classes, name))
 
 
 def method(name: str, chains: int | None) -> methods.Method:

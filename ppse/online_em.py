@@ -25,11 +25,6 @@ from .running_level import RunningLevel
 from .stft import frame_power
 from .warm_start import fit_noise
 
-INFERRED = 0.3
-"""Weight of the noise that the E-step infers in the power that the M-step fits; the rest is what the noisy encoder hears.
-
-With little context, EM alone lets the flexible prior of frames take all of the recording for speech."""
-
 REST = "all_else"
 """Name in the graph of a window of all that is not the source."""
 
@@ -76,7 +71,8 @@ class OnlineEM:
         chains, steps, temperature: as in :func:`ppse.methods.hmc_em`.
         iterations: of EM per block.
         level_frames: frames over which the level of the recording is taken.
-        ears: a listener that remembers, for the latents of the shipped VAE; the noisy encoder of the source unless given.
+        ears: a listener that remembers, for the latents of the shipped VAE, or a VAE with a listener, which hears the last frames anew in every
+            block; the noisy encoder of the source unless given.
 
     Raises:
         ValueError: when a source cannot go on from frame to frame; the message names it.
@@ -87,10 +83,10 @@ class OnlineEM:
 
     def __init__(
         self, model: Mixture, source: str, *, window: int, context: int, chains: int, iterations: int, steps: int, temperature: float,
-        level_frames: int, ears: CausalListener | None = None,
+        level_frames: int, ears: CausalListener | VAESpeech | None = None,
     ) -> None:
         self._reader = _reader(model, source, ears)
-        self._hear = forgetful(self._reader) if ears is None else Remembering(ears, window)
+        self._hear = Remembering(ears, window) if isinstance(ears, CausalListener) else forgetful(self._reader)
         self._model, self._source, self._site = model, source, f"{source}.z"
         speech: Any = model.sources[source]
         self._speech = speech
@@ -124,7 +120,7 @@ class OnlineEM:
         else:
             known = slice(-len(heard.noise), None)
             self._start(x[known], heard, law.mean, law.stddev, observed[known])
-        return self._infer(x[window], heard.noise[window], observed[window]) * self._level.scale
+        return self._infer(x[window], observed[window]) * self._level.scale
 
     @property
     def _started(self) -> bool:
@@ -149,7 +145,7 @@ class OnlineEM:
             self._memory.remember(z[:, :leaving])
         self._z, self._width = z[:, leaving:], torch.cat([self._width, deviation[-new:]])[leaving:]
 
-    def _infer(self, x: Tensor, heard: Tensor, observed: Tensor) -> Tensor:
+    def _infer(self, x: Tensor, observed: Tensor) -> Tensor:
         """EM on the window (W, F) at unit level; the mean of the source over draws."""
         plate, width = pyro.plate("frames", len(self._noise), dim=-1), len(x)
         with poutine.block():
@@ -167,8 +163,7 @@ class OnlineEM:
             found = posterior(graph.nodes["_RETURN"]["value"], x)
             estimate += found[self._source].loc.mean(0) / self._iterations
             noise = found[REST]
-            inferred = (power_of(noise.loc) + noise.var).mean(0)
-            self._noise[-width:] = torch.lerp(heard, inferred, INFERRED)
+            self._noise[-width:] = (power_of(noise.loc) + noise.var).mean(0)
         return estimate
 
     def _density(self, x: Tensor, observed: Tensor, noise: Tensor) -> LogDensity:
@@ -192,7 +187,7 @@ class _Window:
         return self.target
 
 
-def _reader(model: Mixture, source: str, listener: CausalListener | None) -> NoisyEncoder | CleanedEncoder:
+def _reader(model: Mixture, source: str, ears: CausalListener | VAESpeech | None) -> NoisyEncoder | CleanedEncoder:
     """What makes latents of the source of what is heard, once it is clear that the model can go on from frame to frame."""
     if source not in model.sources:
         raise ValueError(f"stream: the model has no source '{source}'; it has {', '.join(model.sources)}")
@@ -202,8 +197,8 @@ def _reader(model: Mixture, source: str, listener: CausalListener | None) -> Noi
     speech: Any = model.sources[source]
     guide = starting_guide(model) if isinstance(speech, Encoded) else None
     reader: Any = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
-    if listener is not None and isinstance(speech, Encoded):
-        reader = heard_by(VAESpeech.pretrained(), speech.encoder, speech.n_freqs)
+    if ears is not None and isinstance(speech, Encoded):
+        reader = heard_by(ears if isinstance(ears, VAESpeech) else VAESpeech.pretrained(), speech.encoder, speech.n_freqs)
     if not isinstance(reader, NoisyEncoder | CleanedEncoder):
         raise ValueError(f"stream: no encoder hears '{source}' in noise; use a prior with a noisy encoder, or one for the STFT of the shipped VAE")
     frames = torch.ones(2, speech.n_freqs)

@@ -44,8 +44,8 @@ class Stream:
         chains: particles per frame, over which the estimate is averaged.
         iterations, steps: HMC steps per block, and leapfrog steps in each, at most.
         temperature: of the joint density, 1 for the posterior; see :func:`ppse.methods.hmc_em`.
-        ears: a listener that remembers, ``CausalListener.pretrained()``, which has heard recorded noise; unless given, the noisy encoder of the
-            prior hears the last frames anew in every block.
+        ears: ``CausalListener.pretrained()``, which remembers, and has heard recorded noise, unless given; for a prior of another STFT its own.
+            Or a VAE with a listener, which hears the last frames anew in every block: ``VAESpeech.pretrained()`` has heard simulated noise alone.
 
     Attributes:
         sample_rate: of the samples, that of the model, in Hz.
@@ -62,7 +62,8 @@ class Stream:
 
     def __init__(
         self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 3, window: int = 8,
-        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0, ears: CausalListener | None = None,
+        context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0,
+        ears: CausalListener | VAESpeech | None = None,
     ) -> None:
         if not (1 <= block <= look_ahead + 1 <= window <= EAR):
             raise ValueError(f"stream: {block=}, {look_ahead=}, {window=}; expected 1 <= block <= look_ahead + 1 <= window <= {EAR} frames")
@@ -74,6 +75,9 @@ class Stream:
         per_second = self.sample_rate / self._stft.hop
         self._random = torch.Generator().manual_seed(seed).get_state()
         with torch.random.fork_rng(devices=[]):  # weights that are read for the first time draw some, and others do not
+            shipped = CausalListener.pretrained()
+            if ears is None and getattr(model.sources.get(source), "n_freqs", None) == shipped.n_freqs:
+                ears = shipped
             self._em = OnlineEM(
                 model, source, window=window, context=max(EAR, round(context * per_second)), chains=chains, iterations=iterations, steps=steps,
                 temperature=temperature, level_frames=round(LEVEL_SECONDS * per_second), ears=copy.deepcopy(ears),

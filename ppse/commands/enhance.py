@@ -20,7 +20,7 @@ from ..given import Given, labels_of
 from ..labels import named
 from ..models import AVVAESpeech
 from ..models.dynamical import DynamicalVAE
-from ..streaming import CausalListener, Stream
+from ..streaming import Stream
 from ..watched import lips_of, watching
 
 
@@ -126,7 +126,9 @@ def stream(
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file; frames independent, or a causal RVAE.")] = "vae",
     noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + ".")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
-    ears: Annotated[str | None, typer.Option(help="Ears that remember: ears_causal, which heard recorded noise, or a weights file.")] = None,
+    ears: Annotated[
+        str | None, typer.Option(help="ears_causal (heard recorded noise), vae (simulated noise alone), or a weights file; ears_causal unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
 ) -> None:
     """Clean a recording while it is being made: raw samples from standard input to standard output.
@@ -139,7 +141,7 @@ def stream(
     if sys.stdin.isatty():
         raise typer.BadParameter("nothing is piped in; write: … | ppse stream | …")
     model = choices.model(prior, noise, rank, 1 if noise == "nmf" else None)
-    enhancer = Stream(model, seed=seed, ears=CausalListener.pretrained(ears) if ears else None)
+    enhancer = Stream(model, seed=seed, ears=choices.ears(ears) if ears else None)
     count = pcm.pipe(enhancer, cast(BufferedReader, sys.stdin.buffer), sys.stdout.buffer)
     complain(f"{count / enhancer.sample_rate:.1f} s done, {1e3 * enhancer.latency:.0f} ms behind")
 
