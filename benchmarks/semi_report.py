@@ -15,6 +15,7 @@ from ppse.metrics import bootstrap_interval
 Row = dict[str, Any]
 METRICS = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "pesq_wb", "estoi": "ESTOI"}
 NOISES = ("matched", "mismatched")
+UNSUPERVISED = {"arm": "unsupervised", "by": "one pass"}
 
 
 def gains(rows: Sequence[Row], metric: str, noise: str, **cell: Any) -> dict[tuple[str, float], float]:
@@ -44,23 +45,54 @@ def write(rows: Sequence[Row], out: Path) -> None:
     seen = list(dict.fromkeys((row["arm"], row["labelled"], row["unlabelled"], row["by"]) for row in rows if row["arm"] != "noisy"))
     if not seen:
         return
-    lines = ["| trained | labelled | unlabelled | by | " + " | ".join(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS) + " |"]
-    lines.append("|" + "---|" * (4 + 2 * len(METRICS)))
+    lines = _head("trained", "labelled", "unlabelled", "by", "seeds")
     for arm, labelled, unlabelled, by in seen:
         cell = {"arm": arm, "labelled": labelled, "unlabelled": unlabelled, "by": by}
         entries = [_entry(gains(rows, m, noise, **cell)) for noise in NOISES for m in METRICS]
-        lines.append(f"| {arm} | {100 * labelled:g} % | {100 * unlabelled:g} % | {by} | " + " | ".join(entries) + " |")
-    lines += ["", "Semi-supervised with 5 % labelled and all else unlabelled, better by (one pass, the same files; in brackets by seed):", ""]
-    lines += ["| than | " + " | ".join(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS) + " |", "|" + "---|" * (1 + 2 * len(METRICS))]
+        seeds = len({row["seed"] for row in rows if all(row[key] == value for key, value in cell.items())})
+        lines.append(f"| {arm} | {100 * labelled:g} % | {100 * unlabelled:g} % | {by} | {seeds} | " + " | ".join(entries) + " |")
+    lines += ["", "Semi-supervised with 5 % labelled and all else unlabelled, better by (one pass, same files and seeds; in brackets by seed):", ""]
     ours = {"arm": "semi", "labelled": 0.05, "unlabelled": 1.0, "by": "one pass"}
-    for name, other in {
-        "unsupervised, one pass": {"arm": "unsupervised", "by": "one pass"},
+    lines += _differences(rows, "than", {name: (ours, other) for name, other in {
+        "unsupervised, one pass": UNSUPERVISED,
         "unsupervised, fast": {"arm": "unsupervised", "by": "fast"},
         "supervised on the same 5 %": {"arm": "supervised", "labelled": 0.05},
         "supervised on 100 %": {"arm": "supervised", "labelled": 1.0},
-        "the same without labels": {"arm": "semi", "labelled": 0.0, "unlabelled": 1.0, "by": "one pass"},
-        "the same without unlabelled recordings": {"arm": "semi", "labelled": 0.05, "unlabelled": 0.0, "by": "one pass"},
-    }.items():
+        "the same without labels": {**ours, "labelled": 0.0},
+        "the same without unlabelled recordings": {**ours, "unlabelled": 0.0},
+    }.items()})
+    lines += ["", "Semi-supervised, better than unsupervised by (one pass, same files and seeds):", ""]
+    mixes = sorted({(row["labelled"], row["unlabelled"]) for row in rows if row["arm"] == "semi"})
+    lines += _differences(rows, "labelled, unlabelled", {
+        f"{100 * labelled:g} %, {100 * unlabelled:g} %": ({**ours, "labelled": labelled, "unlabelled": unlabelled}, UNSUPERVISED)
+        for labelled, unlabelled in mixes
+    })
+    rows = of_shared_seeds(rows)
+    lines += ["", "The labelled share from which the mean of supervised is that of semi-supervised with the same labels, or better:", ""]
+    lines += [f"* {METRICS[m]}, {noise}: {crossing(rows, m, noise)}" for noise in NOISES for m in METRICS]
+    write_text(out / "semi.md", "\n".join(lines) + "\n")
+    _plot(rows, out / "semi.png")
+
+
+def of_shared_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Those in one pass of the seeds that every training was done with, and the noisy recordings: what curves may be drawn through."""
+    seeds: dict[tuple[Any, ...], set[float]] = {}
+    for row in rows:
+        if row["by"] == "one pass":
+            seeds.setdefault((row["arm"], row["labelled"], row["unlabelled"]), set()).add(row["seed"])
+    shared = set.intersection(*seeds.values())
+    return [row for row in rows if row["arm"] == "noisy" or (row["by"] == "one pass" and row["seed"] in shared)]
+
+
+def _head(*titles: str) -> list[str]:
+    columns = [*titles, *(f"{METRICS[m]}, {noise}" for noise in NOISES for m in METRICS)]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+
+
+def _differences(rows: Sequence[Row], title: str, pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """A table of the means of one cell less another, by name; of those that were measured."""
+    lines = _head(title)
+    for name, (ours, other) in pairs.items():
         entries = []
         for noise in NOISES:
             for m in METRICS:
@@ -68,10 +100,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
                 entries.append(_entry({key: a[key] - b[key] for key in a if key in b}, seeds=True))
         if any(entries):
             lines.append(f"| {name} | " + " | ".join(entries) + " |")
-    lines += ["", "The labelled share from which the mean of supervised is that of semi-supervised with the same labels, or better:", ""]
-    lines += [f"* {METRICS[m]}, {noise}: {crossing(rows, m, noise)}" for noise in NOISES for m in METRICS]
-    write_text(out / "semi.md", "\n".join(lines) + "\n")
-    _plot(rows, out / "semi.png")
+    return lines
 
 
 def crossing(rows: Sequence[Row], metric: str, noise: str) -> str:
