@@ -1,10 +1,8 @@
-"""What the closed-form M-steps share: the two averages of majorisation for a sum of variances.
+"""What the closed-form M-steps share: the two averages of majorisation-minimisation for a sum of variances.
 
-With A = P E[v^-2] and B = E[v^-1], the mean being over draws of v_others, -E[log v + P / v] of a variance
-v = v_others + theta * a is bounded from below by a function of theta that touches it at the present value and is, up to a
-constant, -(theta_now^2 / theta) sum(a A) - theta sum(a B). Its maximum is theta_now * sqrt(sum(a A) / sum(a B)); beyond it, at
-theta_now * sum(a A) / sum(a B), it is again as high as now, so that the objective is no lower there (Fevotte & Idier 2011, IS
-divergence, majorisation-equalisation). This longer step is taken: it needs half of the iterations.
+The expected log-likelihood -E[log v + P / v] of a variance v = v_others + theta * a is raised (never lowered)
+by theta <- theta * sqrt(sum(a A) / sum(a B)) with A = P E[v^-2] and B = E[v^-1], the mean being over draws
+of v_others (Fevotte & Idier 2011, IS divergence, majorisation-minimisation).
 """
 
 from __future__ import annotations
@@ -34,5 +32,5 @@ def over_draws(value: Tensor) -> Tensor:
 
 def scaled(parameter: Tensor, raise_: Tensor, lower: Tensor) -> Tensor:
     """The multiplicative step, floored. Where nothing is observed (0 / 0) the parameter stays."""
-    ratio = raise_ / lower
+    ratio = (raise_ / lower).sqrt()
     return (parameter * torch.where(lower > 0, ratio, torch.ones_like(ratio))).clamp_min(PARAMETER_FLOOR)

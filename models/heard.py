@@ -24,7 +24,7 @@ class HeardNoise(Wrapper):
 
     Where noise is like that which the listener was trained with, it tells apart in every bin what NMF, a sum of a few patterns,
     cannot. What it hears is taken once, at :meth:`start`; EM then fits the correction, which begins at whatever the wrapped model does
-    (inference methods that hear begin near one, by :func:`ppse.warm_start.fit_noise`: with patterns that begin at random, off by 0.3 dB on
+    (inference methods that hear begin near one, by :func:`ppse.warm_start.fit_noise`: with patterns that begin at random, off by 0.2 dB on
     average and by some dB in single bins). The latents of speech start at what the same ears
     propose (:func:`ppse.guides.starting_guide`), whatever its prior is.
 

@@ -207,10 +207,10 @@ def default(iterations: int = 60, chains: int = 1) -> Method:
 def fast(iterations: int = 16, chains: int = 1) -> Method:
     """About a tenth of the work of :func:`default`: one start, few iterations, trajectories of one to five steps.
 
-    Where the prior ties the frames it is :func:`langevin_em`, of half of the iterations.
+    Where the prior ties the frames it is :func:`langevin_em`, of one less than half of the iterations.
     """
     method = hmc_em(iterations, steps=5, step_size=0.6, chains=chains, temperature=2.5, settle=0, adapt=8, average=8)
-    return replace(method, name="fast", tied=replace(langevin_em(max(1, iterations // 2), chains=chains), name="fast"))
+    return replace(method, name="fast", tied=replace(langevin_em(max(1, iterations // 2 - 1), chains=chains), name="fast"))
 
 
 def _phases(iterations: int, settle: int, adapt: int, average: int) -> tuple[int, int, int]:

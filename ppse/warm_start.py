@@ -26,7 +26,7 @@ def hear(problem: Problem) -> dict[str, tuple[Tensor, Tensor]]:
     return laws
 
 
-def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 12) -> None:
+def fit_noise(model: Mixture, power: Tensor, speech: Collection[str], observed: Tensor | None = None, steps: int = 25) -> None:
     """Fit the noise sources that have a closed-form M-step, together, to a power of the noise. Changes the sources.
 
     Noise without a closed form keeps the start that it has: what it will explain is not known yet.
