@@ -242,7 +242,7 @@ def main() -> None:
     for name in ("--speech", "--noise", "--test-speech", "--other-noise"):
         parser.add_argument(name, nargs="+", required=True, type=Path)
     parser.add_argument("--out", type=Path, default=Path("semi"))
-    parser.add_argument("--small", action="store_true", help="half an hour of speech and small networks: under two hours on two cores")
+    parser.add_argument("--small", action="store_true", help="half an hour of speech and small networks: an hour of one core")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
