@@ -14,7 +14,7 @@ from ._wrapper import Wrapper
 from .nmf import NMFNoise
 from .vae import VAESpeech
 
-RANK, SPACING = 4, 4
+RANK, SPACING = 4, 1
 """Patterns of the correction and frames from knot to knot of its activations (docs/amortised.md). It begins near what is heard, so it can
 follow faster than noise that begins at random, and speech still does not take its place."""
 

@@ -41,7 +41,7 @@ def test_it_begins_at_what_the_listener_hears() -> None:
     heard = _heard(ears, x)
     fit_noise(model, heard, ())
     off = 10 * (model(x)["noise"].var / (heard + POWER_FLOOR)).log10()
-    assert off.abs().max() < 0.6  # dB; the patterns of the correction begin at random
+    assert off.abs().max() < 0.8 and off.abs().mean() < 0.3  # dB; the patterns of the correction begin at random
 
 
 def test_the_correction_finds_a_wrong_level_in_one_band() -> None:
