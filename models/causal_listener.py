@@ -40,7 +40,7 @@ class CausalListener(nn.Module):
     def __init__(self, n_freqs: int, n_latent: int, size: int, ahead: int) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {"n_freqs": n_freqs, "n_latent": n_latent, "size": size, "ahead": ahead}
-        self.n_freqs = n_freqs
+        self.n_freqs, self.n_latent = n_freqs, n_latent
         self.now = nn.Linear(n_freqs, size)
         self.background = nn.Linear(n_freqs, size, bias=False)
         self.past = nn.GRU(size, size, num_layers=2, batch_first=True)
@@ -67,7 +67,8 @@ class CausalListener(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
         """A whole recording (…, T, F) of unit running level in every frame, in windows that begin anywhere: random by :func:`torch.randint`.
 
-        It is for training, where all frames are ``observed`` and the average is its own.
+        It is for training, where all frames are ``observed`` and the average is its own. What is ahead of the last window is silence, where in a
+        stream a window ends with the newest frame.
         """
         features = log_power(x)
         means = running_mean(features, CONTEXT)

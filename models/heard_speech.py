@@ -108,7 +108,7 @@ def heard_by(ears: VAESpeech, encoder: nn.Module, n_freqs: int) -> NoisyEncoder 
         ValueError: when the VAE has no listener, or is for another STFT.
     """
     if ears.noisy_encoder is None:
-        raise ValueError("these ears are a VAE without a listener; give VAESpeech.pretrained('vae_aware'), or train one: ppse train listener")
+        raise ValueError("these ears are a VAE without a listener; give 'vae_aware' (VAESpeech.pretrained), or train one: ppse train listener")
     if ears.n_freqs != n_freqs:
         raise ValueError(f"these ears are for STFTs of {ears.n_freqs} frequencies, the prior for {n_freqs}; give ears for its STFT")
     ours, theirs = encoder.state_dict(), ears.encoder.state_dict()

@@ -17,8 +17,11 @@ from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .stft import active_mean, frame_power
 from .workers import Alone, Workers
 
-BLOCK, LEVEL = 3, 625
-"""Frames that a stream infers at once, which have one level; frames that its level goes over (:class:`ppse.streaming.Stream`)."""
+BLOCK = 3
+"""Frames that a stream infers at once, which have one level (:class:`ppse.streaming.Stream`)."""
+
+LEVEL = 625
+"""Frames that its level goes over, 10 s of the shipped STFT."""
 
 
 def train_causal_listener(

@@ -40,7 +40,7 @@ def forgetful(encoder: NoisyEncoder | CleanedEncoder) -> Ears:
 
 
 class Remembering:
-    """Ears of a :class:`ppse.models.CausalListener`, which hears every frame once and keeps what it makes of it.
+    """Ears of a :class:`ppse.models.causal_listener.CausalListener`, which hears every frame once and keeps what it makes of it.
 
     Args:
         listener: whose memory is carried on.

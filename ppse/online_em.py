@@ -67,7 +67,7 @@ class OnlineEM:
         model: of one recording; is changed.
         source: name of what is to be estimated: a prior whose frames are independent, or a causal :class:`RVAESpeech`.
         window: frames whose latents move.
-        context: frames that the noise is fitted to, and that tell what is stationary; ``EAR`` or more.
+        context: frames that the noise is fitted to, and that tell ears without memory what is stationary; ``EAR`` or more.
         chains, steps, temperature: as in :func:`ppse.methods.hmc_em`.
         iterations: of EM per block.
         level_frames: frames over which the level of the recording is taken.
@@ -195,10 +195,16 @@ def _reader(model: Mixture, source: str, ears: CausalListener | VAESpeech | None
         if name != source and not (isinstance(noise, Updatable) and isinstance(noise, Slidable)):
             raise ValueError(f"stream: '{name}' cannot be fitted as a recording goes on (no update or slide); use NMFNoise or StationaryNoise")
     speech: Any = model.sources[source]
-    guide = starting_guide(model) if isinstance(speech, Encoded) else None
-    reader: Any = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
-    if ears is not None and isinstance(speech, Encoded):
-        reader = heard_by(ears if isinstance(ears, VAESpeech) else VAESpeech.pretrained(), speech.encoder, speech.n_freqs)
+    reader: Any = None
+    if isinstance(speech, Encoded) and ears is None:
+        guide = starting_guide(model)
+        reader = dict(zip(guide.sites, guide.children(), strict=True)).get(f"{source}.z") if guide else None
+    elif isinstance(speech, Encoded):
+        vae = ears if isinstance(ears, VAESpeech) else VAESpeech.pretrained()
+        if isinstance(ears, CausalListener) and (ears.n_freqs, ears.n_latent) != (vae.n_freqs, vae.n_latent):
+            found = f"{ears.n_freqs} frequencies and {ears.n_latent} latents"
+            raise ValueError(f"stream: these ears are for {found}, the shipped VAE has {vae.n_freqs} and {vae.n_latent}; give 'ears_causal'")
+        reader = heard_by(vae, speech.encoder, speech.n_freqs)
     if not isinstance(reader, NoisyEncoder | CleanedEncoder):
         raise ValueError(f"stream: no encoder hears '{source}' in noise; use a prior with a noisy encoder, or one for the STFT of the shipped VAE")
     frames = torch.ones(2, speech.n_freqs)

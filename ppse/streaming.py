@@ -39,8 +39,8 @@ class Stream:
         seed: same seed and samples, same result. The global generator stays as it was.
         look_ahead: frames that are heard before a frame comes out, at most; the last frame of a block has ``look_ahead - block + 1``.
         block: frames that are inferred at once. Larger is cheaper, and leaves less of the look-ahead.
-        window: frames whose latents still move; those behind are frozen.
-        context: seconds of the recording that the noise is fitted to, and that tell what is stationary.
+        window: frames whose latents still move; those behind are frozen. The shipped ears were trained with 8.
+        context: seconds of the recording that the noise is fitted to, and that tell ears without memory what is stationary.
         chains: particles per frame, over which the estimate is averaged.
         iterations, steps: HMC steps per block, and leapfrog steps in each, at most.
         temperature: of the joint density, 1 for the posterior; see :func:`ppse.methods.hmc_em`.
@@ -51,7 +51,8 @@ class Stream:
         sample_rate: of the samples, that of the model, in Hz.
 
     Raises:
-        ValueError: when a number is out of its range, or the model cannot be inferred frame by frame.
+        ValueError: when a number is out of its range, the model cannot be inferred frame by frame, or the ears have no listener or are for another
+            STFT.
 
     >>> stream = Stream()
     >>> noisy = np.random.default_rng(0).normal(size=4000).astype(np.float32)
@@ -75,9 +76,9 @@ class Stream:
         per_second = self.sample_rate / self._stft.hop
         self._random = torch.Generator().manual_seed(seed).get_state()
         with torch.random.fork_rng(devices=[]):  # weights that are read for the first time draw some, and others do not
-            shipped = CausalListener.pretrained()
-            if ears is None and getattr(model.sources.get(source), "n_freqs", None) == shipped.n_freqs:
-                ears = shipped
+            if ears is None:
+                shipped = CausalListener.pretrained()
+                ears = shipped if getattr(model.sources.get(source), "n_freqs", None) == shipped.n_freqs else None
             self._em = OnlineEM(
                 model, source, window=window, context=max(EAR, round(context * per_second)), chains=chains, iterations=iterations, steps=steps,
                 temperature=temperature, level_frames=round(LEVEL_SECONDS * per_second), ears=copy.deepcopy(ears),

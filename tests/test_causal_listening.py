@@ -12,13 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from ppse import STFT, weights
-from ppse.causal_listening import running_level, train_causal_listener
+from ppse.causal_listening import BLOCK, LEVEL, running_level, train_causal_listener
 from ppse.cli import app
 from ppse.corpus import Waves
 from ppse.listener_recipe import ListenerRecipe, train_listener_of
 from ppse.models import VAESpeech
 from ppse.models.causal_listener import CausalListener
+from ppse.running_level import RunningLevel
 from ppse.stft import level
+from ppse.streaming import Stream
 from ppse.training import Schedule
 
 SMALL = STFT(64, 16)
@@ -37,6 +39,15 @@ def test_running_level_is_that_of_a_stream() -> None:
     for t in range(14):
         end = min(14, 3 * (t // 3) + 3)
         torch.testing.assert_close(found[:, t], level(x[:, max(0, end - 9) : end]).squeeze(-1))
+
+
+def test_training_has_the_blocks_and_the_level_of_a_stream() -> None:
+    stream, power = Stream(), torch.rand(30)
+    assert stream._block == BLOCK and stream._em._level._frames == LEVEL
+    level_of, known = RunningLevel(9), running_level(power.sqrt().reshape(-1, 1) + 0j, BLOCK, 9)
+    for i in range(0, 30, BLOCK):
+        level_of(power[i : i + BLOCK])
+        torch.testing.assert_close(known[i : i + BLOCK], torch.full((BLOCK, 1), level_of.scale**2))
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -72,6 +83,11 @@ def test_command(folders: Callable[[str, float], Path], tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["train", "listener", "vae", str(speech), "--noise", str(noise), "-o", str(out), *small])
     assert run.exit_code == 0 and "ppse stream --ears" in run.output, run.output
     assert weights.card(out)["finished"] and CausalListener.pretrained(str(out)).settings["size"] == 4
+
+
+def test_couplings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without couplings"):
+        train_listener_of(VAESpeech.pretrained(), [], [], tmp_path / "ears.safetensors", ListenerRecipe(ahead=2, couplings=1))
 
 
 def test_latents_of_another_vae_are_refused(tmp_path: Path) -> None:

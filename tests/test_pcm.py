@@ -74,5 +74,8 @@ def test_command() -> None:
     run = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout) == 16_000 and b"0.5 s done, 128 ms behind" in run.stderr
+    for ears, code, text in (("vae", 0, b"128 ms behind"), ("a_vae", 1, b"these ears"), ("rvae", 1, b"expected one of CausalListener, VAESpeech")):
+        run = subprocess.run([*command, "--ears", ears], input=samples[:400].tobytes(), capture_output=True, check=False)
+        assert run.returncode == code and text in run.stderr and b"Traceback" not in run.stderr, run.stderr
     half = subprocess.run(command, input=b"abc", capture_output=True, check=False)
     assert half.returncode == 1 and b"half a sample" in half.stderr

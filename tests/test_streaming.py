@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ppse import Mixture
 from ppse.audio import AudioError
 from ppse.models import NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from ppse.models.causal_listener import CausalListener
 from ppse.stft import POWER_FLOOR, STFT
-from ppse.streaming import CausalListener, Stream
+from ppse.streaming import Stream
 
 Wave = NDArray[np.float32]
 
@@ -188,6 +189,30 @@ def test_ears_that_remember(prior: str) -> None:
     assert not np.array_equal(whole, through(Stream(model, ears=VAESpeech.pretrained()), [wave]))
 
 
-def test_ears_of_another_stft_are_refused() -> None:
-    with pytest.raises(ValueError, match="513 frequencies, the prior for 33"):
-        Stream(tiny(), ears=CausalListener(513, 32, 6, 4))
+def test_ears_that_remember_are_those_of_a_stream_unless_others_are_given() -> None:
+    model, wave = Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(2)), noise(3000)
+    np.testing.assert_array_equal(through(Stream(model), [wave]), through(Stream(model, ears=CausalListener.pretrained()), [wave]))
+    assert not np.array_equal(through(Stream(model), [wave]), through(Stream(model, ears=VAESpeech.pretrained()), [wave]))
+
+
+def test_ears_that_remember_do_not_grow() -> None:
+    stream = Stream(Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(2)), ears=CausalListener(513, 32, 6, 4).requires_grad_(False), context=0.4)
+    held = []
+    for _ in range(2):
+        stream.push(noise(256 * 260))
+        held.append([part.numel() for part in vars(stream._em._hear).values() if isinstance(part, torch.Tensor)])
+    assert held[0] == held[1] and len(held[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "ears", "message"),
+    [
+        (tiny, CausalListener(513, 32, 6, 4), "513 frequencies, the prior for 33"),
+        (lambda: None, CausalListener(33, 32, 6, 4), "these ears are for 33 frequencies and 32 latents"),
+        (lambda: None, CausalListener(513, 3, 6, 4), "these ears are for 513 frequencies and 3 latents"),
+        (lambda: None, VAESpeech(513, 32, (4,)), "a VAE without a listener"),
+    ],
+)
+def test_ears_that_do_not_fit_are_refused(model: Callable[[], Mixture | None], ears: CausalListener | VAESpeech, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Stream(model(), ears=ears)

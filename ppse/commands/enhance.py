@@ -135,13 +135,15 @@ def stream(
 
     Example: `arecord -t raw -f S16_LE -r 16000 -c 1 | ppse stream | aplay -t raw -f S16_LE -r 16000 -c 1`
 
+    The ears that are shipped for streams have heard recorded noise; with `--ears vae` they have not.
+
     Samples are signed 16-bit, little-endian, one channel, 16 kHz. They come out 128 ms later: 64 ms of the STFT window and
     64 ms of look-ahead.
     """
     if sys.stdin.isatty():
         raise typer.BadParameter("nothing is piped in; write: … | ppse stream | …")
     model = choices.model(prior, noise, rank, 1 if noise == "nmf" else None)
-    enhancer = Stream(model, seed=seed, ears=choices.ears(ears) if ears else None)
+    enhancer = Stream(model, seed=seed, ears=None if ears is None else choices.ears(ears))
     count = pcm.pipe(enhancer, cast(BufferedReader, sys.stdin.buffer), sys.stdout.buffer)
     complain(f"{count / enhancer.sample_rate:.1f} s done, {1e3 * enhancer.latency:.0f} ms behind")
 
