@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..weights import load
-from .encoders import LOG_SCALE, Heard, log_power
+from .encoders import Heard, log_power, told, untaught
 from .recurrent import flattened
 
 WINDOW = 8
@@ -49,11 +49,7 @@ class CausalListener(nn.Module):
         self.shift = nn.Linear(size + ahead, n_latent)
         self.scale = nn.Linear(size + ahead, n_latent)
         self.noise = nn.Linear(size + ahead, n_freqs)
-        # As the other listener: training starts at "nearly all is speech, and the noise is the average spectrum".
-        nn.init.constant_(self.mask.bias, 2.0)
-        for head in (self.shift, self.noise):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        untaught(self)
 
     @classmethod
     def pretrained(cls, name: str = "ears_causal") -> Self:
@@ -77,7 +73,7 @@ class CausalListener(nn.Module):
         count = -(-(begin + memory.shape[1]) // WINDOW)
         windows = pad(memory, (0, 0, begin, count * WINDOW - begin - memory.shape[1])).reshape(-1, WINDOW, memory.shape[-1])
         ahead = self._ahead(windows).reshape(len(memory), count * WINDOW, -1)[:, begin : begin + memory.shape[1]]
-        return self._tell(memory.reshape(*x.shape[:-1], -1), ahead.reshape(*x.shape[:-1], -1), means)
+        return told(self, torch.cat([flat.reshape(*x.shape[:-1], -1) for flat in (memory, ahead)], -1), means)
 
     def remember(self, features: Tensor, means: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What is remembered at every next frame, (B, T, C), and the state in the end, given that before."""
@@ -86,16 +82,11 @@ class CausalListener(nn.Module):
 
     def tell(self, memory: Tensor, means: Tensor) -> Heard:
         """What is heard in a window of frames (W, …), the future heard up to its end."""
-        return self._tell(memory, self._ahead(memory.unsqueeze(0)).squeeze(0), means)
+        return told(self, torch.cat([memory, self._ahead(memory.unsqueeze(0)).squeeze(0)], -1), means)
 
     def _ahead(self, windows: Tensor) -> Tensor:
         found: Tensor = self.ahead(windows.flip(1))[0]
         return found.flip(1)
-
-    def _tell(self, memory: Tensor, ahead: Tensor, means: Tensor) -> Heard:
-        known = torch.cat([memory, ahead], -1)
-        noise = (means / LOG_SCALE + self.noise(known)).exp()
-        return Heard(self.mask(known).sigmoid(), self.shift(known), self.scale(known).sigmoid(), noise, known)
 
 
 def running_mean(values: Tensor, span: int) -> Tensor:

@@ -145,11 +145,7 @@ class Listener(nn.Module):
         self.scale = nn.Linear(2 * size, n_latent)
         self.noise = nn.Linear(2 * size, n_freqs)
         self.couplings = nn.ModuleList(Coupling(n_latent, 2 * size, 2 * n_latent, odd=bool(i % 2)) for i in range(couplings))
-        # Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is the average spectrum.
-        nn.init.constant_(self.mask.bias, 2.0)
-        for head in (self.shift, self.noise):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        untaught(self)
 
     def forward(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
         """Frames with no bin ``observed`` do not count in the average; behind the last observed one (padding) the result means nothing.
@@ -165,8 +161,21 @@ class Listener(nn.Module):
         ends = lengths(observed, x)
         memory = remember(self.memory, flat, None if ends is None else torch.tensor(ends))
         memory = memory.reshape(*x.shape[:-1], -1)
-        noise = (average / LOG_SCALE + self.noise(memory)).exp()
-        return Heard(self.mask(memory).sigmoid(), self.shift(memory), self.scale(memory).sigmoid(), noise, memory)
+        return told(self, memory, average)
+
+
+def untaught(listener: Listener | CausalListener) -> None:
+    """Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is the average spectrum."""
+    nn.init.constant_(listener.mask.bias, 2.0)
+    for head in (listener.shift, listener.noise):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+
+
+def told(listener: Listener | CausalListener, memory: Tensor, average: Tensor) -> Heard:
+    """What the heads of a listener make of its memory (…, T, C) and of the average log-power, which broadcasts against (…, T, F)."""
+    noise = (average / LOG_SCALE + listener.noise(memory)).exp()
+    return Heard(listener.mask(memory).sigmoid(), listener.shift(memory), listener.scale(memory).sigmoid(), noise, memory)
 
 
 class NoisyEncoder(nn.Module):

@@ -111,11 +111,15 @@ def heard_by(ears: VAESpeech, encoder: nn.Module, n_freqs: int) -> NoisyEncoder 
         raise ValueError("these ears are a VAE without a listener; give 'vae_aware' (VAESpeech.pretrained), or train one: ppse train listener")
     if ears.n_freqs != n_freqs:
         raise ValueError(f"these ears are for STFTs of {ears.n_freqs} frequencies, the prior for {n_freqs}; give ears for its STFT")
-    ours, theirs = encoder.state_dict(), ears.encoder.state_dict()
-    same = ours.keys() == theirs.keys() and all(
-        ours[key].shape == theirs[key].shape and bool((ours[key] == theirs[key].to(ours[key])).all()) for key in ours
-    )
-    if same:
+    if same_weights(encoder, ears.encoder):
         return ears.noisy_encoder
     weight = next(encoder.parameters())
     return CleanedEncoder(ears.noisy_encoder, ears.decoder, encoder).to(weight.device, weight.dtype)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are the same, wherever and in whatever precision they are."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[key].shape == theirs[key].shape and bool((ours[key] == theirs[key].to(ours[key])).all()) for key in ours
+    )

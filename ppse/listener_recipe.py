@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from . import audio, weights
@@ -16,6 +15,7 @@ from .corpus import Speech
 from .listening import train_listener
 from .models import VAESpeech
 from .models.causal_listener import CausalListener
+from .models.heard_speech import same_weights
 from .optimisation import Report, Schedule
 from .recipe import ALREADY, finish, finished, seeded, speech_of
 from .workers import Workers
@@ -103,7 +103,5 @@ def train_listener_of(
 
 def _is_shipped(vae: VAESpeech) -> bool:
     """Whether its speech model is that whose latents a stream understands."""
-    theirs = VAESpeech.pretrained().state_dict()
-    ours = vae.state_dict()
-    parts = [key for key in theirs if key.startswith(("encoder.", "decoder."))]
-    return all(key in ours and ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in parts)
+    shipped = VAESpeech.pretrained()
+    return same_weights(vae.encoder, shipped.encoder) and same_weights(vae.decoder, shipped.decoder)
