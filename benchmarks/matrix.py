@@ -29,6 +29,7 @@ from ppse.infer import (
     gibbs,
     guide_draws,
     hmc,
+    kinetic_langevin,
     langevin,
     log_density,
     mala,
@@ -219,6 +220,7 @@ def encoder(whole: Graph, x: Tensor, model: Mixture) -> guides.EncoderGuide:
 KERNELS: dict[str, Callable[[LogDensity], Kernel]] = {
     "metropolis": partial(metropolis, step_size=0.01),
     "langevin": partial(langevin, step_size=1e-4),
+    "kinetic_langevin": partial(kinetic_langevin, step_size=1e-2),
     "mala": partial(mala, step_size=1e-4),
     "hmc": partial(hmc, step_size=0.01, steps=3),
     "hmc, tuned and whitened": tuned,

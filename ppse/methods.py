@@ -23,7 +23,7 @@ from .infer import (
     gibbs,
     guide_e_step,
     hmc,
-    langevin,
+    kinetic_langevin,
     log_density,
     mcmc_e_step,
     tuned,
@@ -84,24 +84,27 @@ def hmc_em(
 
 
 def langevin_em(
-    iterations: int = 36, step_size: float = 0.1, chains: int = 1, likelihood_power: float = 0.5, average: int = 24,
+    iterations: int = 36, step_size: float = 0.2, chains: int = 1, likelihood_power: float = 0.5, average: int = 24, settle: int = 0,
+    persistence: float = 0.8,
 ) -> Method:
-    """Langevin EM from the noisy encoder: one large, tamed step per iteration. For priors that tie the frames.
+    """Langevin EM from the noisy encoder: one large, tamed step per iteration, with a momentum that lasts. For priors that tie the frames.
 
     Whatever accepts moves must there accept those of all frames together, and so move each a little. This accepts nothing and moves
-    them all, at the price of a bias (:func:`ppse.infer.langevin`). The noise starts as for :func:`hmc_em`. What was tried
+    them all, at the price of a bias (:func:`ppse.infer.kinetic_langevin`). The noise starts as for :func:`hmc_em`. What was tried
     instead is in docs/interop.md.
 
     Args:
         likelihood_power: p(z) p(x | z)^likelihood_power is drawn from; 1 is the posterior, a half is as in :func:`ld_em`.
         average: over how many of the last iterations the sources are averaged; two thirds of all where there are fewer.
+        settle: in the first so many iterations the noise settles on the speech that the encoder proposes, before the latents move.
+        persistence: share of the momentum that is left after a step.
     """
 
     def e_step(problem: Problem) -> EStep:
         # Nothing is accepted, so it does not matter which blocks could be, and finding out costs time.
         target = log_density(problem.graph, *problem.args, chains=chains, block=(), likelihood_power=likelihood_power)
         start = target.init({site: law[0] for site, law in hear(problem).items()}, jitter=0.1)
-        return mcmc_e_step(target, lambda e: langevin(target, e, tamed=True), start, step_size=step_size)
+        return mcmc_e_step(target, lambda e: kinetic_langevin(target, e, persistence, tamed=True), start, step_size=step_size, settle=settle)
 
     return Method("langevin_em", e_step, starting_guide, iterations, min(average, max(1, 2 * iterations // 3)))
 
@@ -198,10 +201,12 @@ def full_bayes(
 def default(iterations: int = 60, chains: int = 1) -> Method:
     """Best quality faster than real time: :func:`hmc_em` at temperature 2.5, averaged over two starts.
 
-    Where the prior ties the frames it is :func:`langevin_em`, of a third of the iterations.
+    Where the prior ties the frames it is :func:`langevin_em` with two chains, which share the noise, of three quarters of the iterations;
+    in the first third of these the noise settles, over the last half the sources are averaged.
     """
-    tied = replace(langevin_em(max(1, iterations // 3), chains=chains), name="default", starts=2)
-    return replace(hmc_em(iterations, chains=chains, temperature=2.5), name="default", starts=2, tied=tied)
+    moves = max(1, 3 * iterations // 4)
+    tied = langevin_em(moves, chains=2 * chains, likelihood_power=0.7, average=max(1, moves // 2), settle=moves // 3)
+    return replace(hmc_em(iterations, chains=chains, temperature=2.5), name="default", starts=2, tied=replace(tied, name="default"))
 
 
 def fast(iterations: int = 16, chains: int = 1) -> Method:

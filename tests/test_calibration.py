@@ -30,6 +30,7 @@ from ppse.infer import (
     gibbs,
     guide_draws,
     hmc,
+    kinetic_langevin,
     langevin,
     log_density,
     mala,
@@ -87,6 +88,7 @@ KERNELS: dict[str, tuple[Callable[[LogDensity], Kernel], int]] = {
     "hmc": (lambda t: hmc(t, 0.25, 4), 3),
     "preconditioned hmc": (lambda t: hmc(t, 0.3, 4, SCALE), 3),
     "langevin, tiny steps": (lambda t: langevin(t, 0.02), 15),
+    "kinetic langevin, small steps": (lambda t: kinetic_langevin(t, 0.02**0.5), 6),
 }
 
 

@@ -8,7 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppse.infer import Info, Kernel, LogDensity, Position, State, hmc, langevin, log_density, mala, metropolis, sample
+from ppse.infer import (
+    Info,
+    Kernel,
+    LogDensity,
+    Position,
+    State,
+    hmc,
+    kinetic_langevin,
+    langevin,
+    log_density,
+    mala,
+    mcmc_e_step,
+    metropolis,
+    sample,
+)
 from ppse.testing import KernelFactory, assert_moments, check_kernel
 
 T, L, D, CHAINS = 4, 2, 3, 32
@@ -214,6 +228,71 @@ def test_unadjusted_langevin_has_exactly_the_bias_of_its_discretisation() -> Non
     assert ((finer / covariance - 1).diagonal().abs() < 0.02).all()
 
 
+@pytest.mark.parametrize("persistence", [0.0, 0.8])
+def test_kinetic_langevin_is_as_wide_as_langevin_of_the_squared_step(persistence: float) -> None:
+    """However long the momentum lasts: on a Gaussian with precision P the stationary covariance is (P (I - h^2 P / 4))^-1."""
+    step_size = 0.15**0.5
+    mean, covariance = closed_form()
+    precision = torch.linalg.inv(covariance)
+    biased = torch.linalg.inv(precision @ (torch.eye(L, dtype=torch.float64) - step_size**2 / 4 * precision))
+    target = log_density(linear_gaussian, chains=CHAINS)
+    draws = sample(target, kinetic_langevin(target, step_size, persistence), target.init(), 1500, warmup=200, thin=2).values["z"]
+    assert_moments(draws, mean, mean.square() + biased.diagonal())
+    with pytest.raises(AssertionError, match="second moment is off"):
+        assert_moments(draws, mean, mean.square() + covariance.diagonal())
+
+
+def test_kinetic_langevin_with_scales_has_exactly_the_bias_of_its_discretisation() -> None:
+    target, step_size, scale = log_density(anisotropic, chains=CHAINS), 0.6**0.5, WIDTHS * 0.5**0.5 * WRONG
+    draws = sample(target, kinetic_langevin(target, step_size, 0.6, {"z": scale}), target.init(), 500, warmup=50, thin=4).values["z"]
+    variance = 0.5 * WIDTHS.square()
+    assert_moments(draws, WIDTHS / 2, 0.25 * WIDTHS.square() + variance / (1 - step_size**2 * scale.square() / (4 * variance)))
+
+
+def test_a_momentum_that_lasts_forgets_sooner_where_it_was() -> None:
+    """Of a standard normal coordinate at step 0.2, after 25 steps: (1 - 0.02)^25 = 0.60 is left without, less than 0.1 of it with a momentum."""
+
+    def model() -> None:
+        with pyro.plate("frames", T, dim=-1):
+            pyro.sample("z", dist.Normal(OBSERVED.new_zeros(()), 1.0))
+
+    left = []
+    for persistence in (0.0, 0.8):
+        target = log_density(model, chains=400)
+        z = sample(target, kinetic_langevin(target, 0.2, persistence), target.init(jitter=1.0), 8, warmup=100, thin=25).values["z"]
+        left.append(float((z[1:] * z[:-1]).mean() / z.square().mean()))
+    assert left[0] == pytest.approx(0.98**25, abs=0.06) and abs(left[1]) < 0.1
+
+
+def test_tamed_kinetic_langevin_stays_where_untamed_goes_astray() -> None:
+    target = log_density(steep, chains=CHAINS)
+    astray = sample(target, kinetic_langevin(target, 0.7, 0.5), target.init(), 1, warmup=300).values["z"]
+    assert astray[..., 0].abs().min() > 1e6
+    draws = sample(target, kinetic_langevin(target, 0.7, 0.5, tamed=True), target.init(), 800, warmup=50).values["z"]
+    assert_moments(draws, torch.tensor([0.05, 0.5]).expand(T, 2), draws.square().mean((0, 1)))
+    assert (draws[..., 0].var((0, 1)) < 4).all()
+
+
+def test_a_momentum_lasts_from_one_e_step_to_the_next() -> None:
+    """E-steps whose parameters do not move are steps of one run; the chains of a kernel that caches densities start anew."""
+    target, start = log_density(linear_gaussian, chains=2), log_density(linear_gaussian, chains=2).init()
+    kernel = kinetic_langevin(target, 0.3)
+    pyro.set_rng_seed(0)
+    state, run = kernel.init(start), []
+    for _ in range(3):
+        state, _ = kernel.step(state)
+        run.append(state.position["z"])
+    pyro.set_rng_seed(0)
+    e_step = mcmc_e_step(target, lambda e: kinetic_langevin(target, e), start, step_size=0.3)
+    torch.testing.assert_close([e_step(i).draws["z"] for i in range(3)], run, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("persistence", [-0.1, 1.0, float("nan")])
+def test_a_persistence_that_is_none_is_refused(persistence: float) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= persistence < 1"):
+        kinetic_langevin(log_density(linear_gaussian), persistence=persistence)
+
+
 @pytest.mark.parametrize("name", ["langevin", *SETTINGS])
 def test_batch_of_utterances(name: str) -> None:
     """Utterances of a batch do not touch one another: every one has its own posterior."""
@@ -240,8 +319,9 @@ def test_contract_of_adjusted_kernels(kernel: KernelFactory) -> None:
     check_kernel(lambda target, step_size: kernel(target, step_size, scale=scale))  # type: ignore[call-arg]  # all three have it
 
 
-def test_contract_of_langevin() -> None:
-    check_kernel(langevin, adjusted=False)
+@pytest.mark.parametrize("kernel", [langevin, kinetic_langevin])
+def test_contract_of_kernels_that_accept_every_step(kernel: KernelFactory) -> None:
+    check_kernel(kernel, adjusted=False)
 
 
 def test_a_dead_start_is_left_for_any_live_point() -> None:

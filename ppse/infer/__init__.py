@@ -8,7 +8,7 @@ from .em import EStep, Expectation, em, gradient_m_step, guide_e_step, last_draw
 from .frame_windows import WindowDensity, Windows, frame_windows, windowed
 from .gibbs import Group, gibbs
 from .guide_quality import GuideQuality, guide_quality
-from .kernels import Info, Kernel, State, hmc, langevin, mala, metropolis
+from .kernels import Info, Kernel, State, hmc, kinetic_langevin, langevin, mala, metropolis
 from .per_frame import per_frame_acceptance
 from .proposals import guide_draws
 from .pyro_mcmc import PyroKernel, nuts
@@ -22,10 +22,10 @@ from .warmup import Tuned, tuned, warm_up
 from .whiten import whitened
 
 __all__ = [
-    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity", "Objective",
-    "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "Smoothed", "State", "StepSizeAdapter", "Tuned", "WindowDensity",
-    "Windows", "adapt_step_size", "annealed", "elliptical_slice", "em", "filtered", "fit", "forward_backward", "frame_windows", "gibbs",
-    "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "langevin", "last_draws", "log_density", "log_evidence", "mala",
-    "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "per_frame_acceptance", "point_e_step", "receptive_field", "replicas", "sample",
-    "sample_path", "tuned", "warm_up", "whitened", "windowed",
+    "TARGET_ACCEPTANCE", "BlockError", "Draws", "EStep", "Expectation", "Group", "GuideQuality", "Info", "Kernel", "LogDensity",
+    "Objective", "Position", "Proposal", "PyroKernel", "ReceptiveField", "RenyiBound", "Smoothed", "State", "StepSizeAdapter", "Tuned",
+    "WindowDensity", "Windows", "adapt_step_size", "annealed", "elliptical_slice", "em", "filtered", "fit", "forward_backward",
+    "frame_windows", "gibbs", "gradient_m_step", "guide_draws", "guide_e_step", "guide_quality", "hmc", "kinetic_langevin", "langevin",
+    "last_draws", "log_density", "log_evidence", "mala", "mcmc_e_step", "metropolis", "nuts", "parallel_tempering", "per_frame_acceptance",
+    "point_e_step", "receptive_field", "replicas", "sample", "sample_path", "tuned", "warm_up", "whitened", "windowed",
 ]

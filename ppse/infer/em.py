@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adapt import StepSizeAdapter
 from .density import CHAINS_DIM, LogDensity, Position, blocks_of, by_dim, is_latent, plate_dims
-from .kernels import Info, Kernel, combined
+from .kernels import Info, Kernel, State, combined
 from .run import Draws
 
 
@@ -82,17 +82,18 @@ def mcmc_e_step(
         target_acceptance: what to tune it for.
     """
     adapter = StepSizeAdapter(step_size, target_acceptance)
-    position: Position = start
+    state = State(start, None, None)
     current = torch.as_tensor(step_size)
 
     def e_step(iteration: int) -> Expectation:
-        nonlocal position, current
+        nonlocal state, current
         if iteration < settle:
-            return Expectation(target.constrain(position))
-        # The parameters have moved since the last E-step, so cached densities and gradients are void.
+            return Expectation(target.constrain(state.position))
         if adapt and iteration >= adapt:
             current = adapter.step_size
-        state = kernel(current).init(position)
+        # The parameters have moved since the last E-step, so cached densities and gradients are void. What caches none may remember a momentum.
+        if state.log_density is not None or state.memory is None:
+            state = kernel(current).init(state.position)
         kept = []
         for step in range(burn_in + draws):
             state, info = kernel(current).step(state)
@@ -100,7 +101,6 @@ def mcmc_e_step(
                 current = adapter(info.acceptance)
             if step >= burn_in:
                 kept.append(target.constrain(state.position))
-        position = state.position
         return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
 
     return e_step
