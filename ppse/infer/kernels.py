@@ -114,10 +114,8 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01, scale: Position | N
         if tamed:
             drift = {k: d / (1 + d.abs() / deviation[k]) for k, d in drift.items()}
         proposal = {k: v + drift[k] + deviation[k] * torch.randn_like(v) for k, v in state.position.items()}
-        finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
-        position = _choose(target, finite, proposal, state.position)
-        noted = _in_every_block(log_density, step_size)
-        return State(position, None, None), Info(finite.to(log_density.dtype), finite, log_density, ~finite, step_size=noted)
+        info = _unadjusted(target, proposal, log_density, step_size)
+        return State(_choose(target, info.accepted, proposal, state.position), None, None), info
 
     return Kernel(init, step)
 
@@ -131,7 +129,8 @@ def kinetic_langevin(
     step_size^2; the longer it lasts, the farther go the chains for the same number of gradients, one a step. The law that it leaves
     invariant is too wide by order step_size^2, as that of :func:`langevin`, and does not depend on a for normal targets. ``State.memory``
     holds the momentum, in the units of ``scale``. A block whose gradient is not finite stays where it is, is reported as divergent and
-    loses its momentum. Info reports the log density of the position that the step started from.
+    loses its momentum, and so do all where a Gibbs sweep or a window starts the kernel anew. Info reports the log density of the position
+    that the step started from.
 
     Args:
         persistence: a, from 0 to below 1.
@@ -149,7 +148,7 @@ def kinetic_langevin(
     renewed = (1 - persistence**2) ** 0.5
 
     def init(position: Position) -> State:
-        return State(_detached(position), None, None)
+        return State(_detached(position), None, None, State({}, None, None))  # no momentum yet: the first step draws one
 
     def step(state: State) -> tuple[State, Info]:
         log_density, gradient = target.value_and_grad(state.position)
@@ -158,16 +157,13 @@ def kinetic_langevin(
         if tamed:
             kick = {k: half / (1 + half.abs()) for k, half in kick.items()}
         momentum = {k: torch.randn_like(v) for k, v in state.position.items()}
-        if state.memory is not None:
+        if state.memory is not None and state.memory.position:
             momentum = {k: persistence * (state.memory.position[k] + kick[k]) + renewed * xi for k, xi in momentum.items()}
         momentum = {k: p + kick[k] for k, p in momentum.items()}
         proposal = {k: v + size[k] * momentum[k] for k, v in state.position.items()}
-        finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
-        position = _choose(target, finite, proposal, state.position)
-        kept = _choose(target, finite, momentum, {k: torch.zeros_like(p) for k, p in momentum.items()})
-        noted = _in_every_block(log_density, step_size)
-        info = Info(finite.to(log_density.dtype), finite, log_density, ~finite, step_size=noted)
-        return State(position, None, None, State(kept, None, None)), info
+        info = _unadjusted(target, proposal, log_density, step_size)
+        kept = _choose(target, info.accepted, momentum, {k: torch.zeros_like(p) for k, p in momentum.items()})
+        return State(_choose(target, info.accepted, proposal, state.position), None, None, State(kept, None, None)), info
 
     return Kernel(init, step)
 
@@ -246,6 +242,12 @@ def _with_gradient(target: LogDensity, position: Position) -> State:
     # A dead point has no direction: without this one NaN would spread through the arithmetic of its block.
     gradient = {k: torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for k, g in gradient.items()}
     return State(_detached(position), _dead_if_nan(log_density), gradient)
+
+
+def _unadjusted(target: LogDensity, proposal: Position, log_density: Tensor, step_size: StepSize) -> Info:
+    """Of a kernel that accepts every step: all is accepted that is finite, at the log density of where the step started from."""
+    finite = target.block_sum(proposal).isfinite() & log_density.isfinite()
+    return Info(finite.to(log_density.dtype), finite, log_density, ~finite, step_size=_in_every_block(log_density, step_size))
 
 
 def _decide(target: LogDensity, old: State, new: State, log_ratio: Tensor, step_size: StepSize) -> tuple[State, Info]:
