@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..distributions import ComplexNormal, power_of
+from ..memo import Memo
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
@@ -59,6 +60,7 @@ class DKFSpeech(DynamicalVAE):
         self.encoder = StructuredEncoder(
             n_freqs, n_latent, reader, past, backward=backward, skip=skip, log_input=log_input, activation=activation,
         )
+        self._decoded = Memo()
 
     @classmethod
     def around(cls, vae: VAESpeech, hidden: int = 128) -> Self:
@@ -90,7 +92,7 @@ class DKFSpeech(DynamicalVAE):
         nothing = next(decoder.parameters()).new_zeros(frames.size, 0)
         with frames:
             z = pyro.sample("z", RecurrentNormal(transition, self.n_latent, nothing).to_event(1))
-        return ComplexNormal(0j, decoder(z).exp() + POWER_FLOOR)
+        return ComplexNormal(0j, self._decoded(lambda z: decoder(z).exp() + POWER_FLOOR, z, [decoder]))
 
 
 class GatedTransition(nn.Module):

@@ -7,9 +7,10 @@ from typing import Self
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..distributions import ComplexNormal
+from ..memo import Memo
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from .dynamical import DynamicalVAE
@@ -63,6 +64,7 @@ class RVAESpeech(DynamicalVAE):
             n_freqs, n_latent, layers["reader"], layers["past"], backward=backward, skip=skip, log_input=log_input,
             activation=activation,
         )
+        self._decoded = Memo()
 
     @classmethod
     def around(cls, vae: VAESpeech, hidden: int = 128, causal: bool = False) -> Self:
@@ -98,5 +100,10 @@ class RVAESpeech(DynamicalVAE):
         zero = next(decoder.parameters()).new_zeros(self.n_latent)
         with frames:
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
-        hidden = memory(z, self.lengths)
-        return ComplexNormal(0j, decoder(torch.cat([hidden, z], -1) if self.skip else hidden).exp() + POWER_FLOOR)
+
+        def decode(z: Tensor) -> Tensor:
+            hidden = memory(z, self.lengths)
+            power: Tensor = decoder(torch.cat([hidden, z], -1) if self.skip else hidden).exp()
+            return power + POWER_FLOOR
+
+        return ComplexNormal(0j, self._decoded(decode, z, [memory, decoder], self.lengths))

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from ..distributions import ComplexNormal
+from ..memo import Memo
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from ..weights import load
@@ -53,6 +54,7 @@ class VAESpeech(PyroModule):
         self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
         self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)), log_input=log_input, activation=activation)
         self.listener = Listener(n_freqs, n_latent, context, couplings) if context else None
+        self._decoded = Memo()
 
     @classmethod
     def pretrained(cls, name: str = "vae") -> Self:
@@ -78,4 +80,4 @@ class VAESpeech(PyroModule):
         zero = next(decoder.parameters()).new_zeros(self.n_latent)
         with frames:
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
-        return ComplexNormal(0j, decoder(z).exp() + POWER_FLOOR)
+        return ComplexNormal(0j, self._decoded(lambda z: decoder(z).exp() + POWER_FLOOR, z, [decoder]))

@@ -137,7 +137,7 @@ def resume(
                 infos.append(expectation.info)
             if keep.run and iteration >= method.iterations - span:
                 kept.append(expectation)
-            last.update(expectation.draws)
+            last.update({name: value.detach() for name, value in expectation.draws.items()})
             if callback:
                 callback(passed + iteration, value)
 

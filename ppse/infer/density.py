@@ -90,7 +90,8 @@ class LogDensity:
 
     def value_and_grad(self, position: Position) -> tuple[Tensor, Position]:
         """log p per block, and its gradient for every site. As blocks are independent, one backward pass gives all."""
-        leaves = {name: value.detach().requires_grad_() for name, value in position.items()}
+        # Leaves stay the tensors that they are: a source may know them (ppse.memo).
+        leaves = {k: v if v.is_leaf and v.requires_grad else v.detach().requires_grad_() for k, v in position.items()}
         with torch.enable_grad():
             value = self(leaves)
             grads = torch.autograd.grad(value.sum(), list(leaves.values()))

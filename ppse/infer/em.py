@@ -82,25 +82,28 @@ def mcmc_e_step(
         target_acceptance: what to tune it for.
     """
     adapter = StepSizeAdapter(step_size, target_acceptance)
-    state = State(start, None, None)
+    state = State(_leaves(start), None, None)
     current = torch.as_tensor(step_size)
 
     def e_step(iteration: int) -> Expectation:
         nonlocal state, current
         if iteration < settle:
-            return Expectation(target.constrain(state.position))
+            return Expectation(_constrained(target, state.position))
         if adapt and iteration >= adapt:
             current = adapter.step_size
         # The parameters have moved since the last E-step, so cached densities and gradients are void. What caches none may remember a momentum.
         if state.log_density is not None or state.memory is None:
-            state = kernel(current).init(state.position)
+            with torch.no_grad():
+                state = kernel(current).init(state.position)
         kept = []
         for step in range(burn_in + draws):
             state, info = kernel(current).step(state)
             if iteration < adapt:
                 current = adapter(info.acceptance)
+            if step == burn_in + draws - 1:
+                state = state._replace(position=_leaves(state.position))
             if step >= burn_in:
-                kept.append(target.constrain(state.position))
+                kept.append(_constrained(target, state.position))
         return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
 
     return e_step
@@ -126,7 +129,7 @@ def last_draws(model: Callable[..., Any], args: tuple[Any, ...], expectations: S
         site = trace.nodes[name]
         dim = CHAINS_DIM - site["fn"].event_dim
         chains = infos[0].acceptance.shape[CHAINS_DIM] if infos else drawn.shape[dim]
-        values[name] = torch.stack([e.draws[name].narrow(dim, e.draws[name].shape[dim] - chains, chains) for e in expectations])
+        values[name] = torch.stack([e.draws[name].detach().narrow(dim, e.draws[name].shape[dim] - chains, chains) for e in expectations])
         plates[name] = by_dim(plate_dims(site), drawn.dim() - site["fn"].event_dim)
     if not infos:
         return Draws(values, None, None, plates, ())
@@ -229,6 +232,17 @@ def _copied(guide: nn.Module) -> nn.Module:
     own = copy.deepcopy(guide)
     guide.__dict__.update(held)
     return own
+
+
+def _leaves(position: Position) -> Position:
+    """The same values as leaves that want a gradient. The M-step then decodes them for the next E-step, too, which asks for one (ppse.memo)."""
+    return {k: v.detach().requires_grad_() for k, v in position.items()}
+
+
+def _constrained(target: LogDensity, position: Position) -> Position:
+    """Draws in their own support; where that is all real numbers they are the leaves themselves."""
+    with torch.no_grad():
+        return target.constrain(position)
 
 
 def _joined(kept: list[Tensor], event_dim: int) -> Tensor:

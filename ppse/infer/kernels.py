@@ -105,17 +105,18 @@ def langevin(target: LogDensity, step_size: StepSize = 0.01, scale: Position | N
     """
 
     def init(position: Position) -> State:
-        return State(_detached(position), None, None)
+        return State(position, None, None)
 
     def step(state: State) -> tuple[State, Info]:
         log_density, gradient = target.value_and_grad(state.position)
+        here = _detached(state.position)
         deviation = _per_site(target, _root(step_size), scale)
         drift = {k: 0.5 * e * e * gradient[k] for k, e in deviation.items()}
         if tamed:
             drift = {k: d / (1 + d.abs() / deviation[k]) for k, d in drift.items()}
-        proposal = {k: v + drift[k] + deviation[k] * torch.randn_like(v) for k, v in state.position.items()}
+        proposal = {k: v + drift[k] + deviation[k] * torch.randn_like(v) for k, v in here.items()}
         info = _unadjusted(target, proposal, log_density, step_size)
-        return State(_choose(target, info.accepted, proposal, state.position), None, None), info
+        return State(_choose(target, info.accepted, proposal, here), None, None), info
 
     return Kernel(init, step)
 
@@ -148,22 +149,23 @@ def kinetic_langevin(
     renewed = (1 - persistence**2) ** 0.5
 
     def init(position: Position) -> State:
-        return State(_detached(position), None, None, State({}, None, None))  # no momentum yet: the first step draws one
+        return State(position, None, None, State({}, None, None))  # no momentum yet: the first step draws one
 
     def step(state: State) -> tuple[State, Info]:
         log_density, gradient = target.value_and_grad(state.position)
+        here = _detached(state.position)
         size = _per_site(target, step_size, scale)
         kick = {k: 0.5 * e * gradient[k] for k, e in size.items()}
         if tamed:
             kick = {k: half / (1 + half.abs()) for k, half in kick.items()}
-        momentum = {k: torch.randn_like(v) for k, v in state.position.items()}
+        momentum = {k: torch.randn_like(v) for k, v in here.items()}
         if state.memory is not None and state.memory.position:
             momentum = {k: persistence * (state.memory.position[k] + kick[k]) + renewed * xi for k, xi in momentum.items()}
         momentum = {k: p + kick[k] for k, p in momentum.items()}
-        proposal = {k: v + size[k] * momentum[k] for k, v in state.position.items()}
+        proposal = {k: v + size[k] * momentum[k] for k, v in here.items()}
         info = _unadjusted(target, proposal, log_density, step_size)
         kept = _choose(target, info.accepted, momentum, {k: torch.zeros_like(p) for k, p in momentum.items()})
-        return State(_choose(target, info.accepted, proposal, state.position), None, None, State(kept, None, None)), info
+        return State(_choose(target, info.accepted, proposal, here), None, None, State(kept, None, None)), info
 
     return Kernel(init, step)
 

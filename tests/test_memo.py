@@ -1,0 +1,144 @@
+"""A network is asked once about the same latents, and never answers for others, for other weights, or with a graph that is used up."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ppse
+from ppse import methods
+from ppse.inference import infer
+from ppse.memo import Memo
+from ppse.models import DKFSpeech, NMFNoise, RVAESpeech, VAESpeech
+
+
+class Counted:
+    """A network that squares, with how often it was asked."""
+
+    def __init__(self) -> None:
+        self.network, self.memo, self.calls = nn.Linear(1, 1, bias=False).requires_grad_(False), Memo(), 0
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.calls += 1
+        value: Tensor = self.network(z).square()
+        return value
+
+    def __call__(self, z: Tensor, told: object = None) -> Tensor:
+        return self.memo(self.decode, z, [self.network], told)
+
+    @property
+    def weight(self) -> float:
+        return float(self.network.weight)
+
+
+def test_what_an_m_step_decodes_serves_the_gradient_of_the_next_e_step() -> None:
+    square, z = Counted(), torch.full((3, 1), 2.0, requires_grad=True)
+    with torch.no_grad():
+        value = square(z)
+        assert not value.requires_grad
+        assert torch.equal(square(z), value)
+    again = square(z)
+    (gradient,) = torch.autograd.grad(again.sum(), z)
+    assert square.calls == 1
+    torch.testing.assert_close(again.detach(), value)
+    torch.testing.assert_close(gradient, torch.full((3, 1), 4 * square.weight**2))
+
+
+def test_a_graph_serves_once() -> None:
+    square, z = Counted(), torch.ones(3, 1, requires_grad=True)
+    gradients = [torch.autograd.grad(square(z).sum(), z)[0] for _ in range(3)]
+    assert square.calls == 3
+    assert torch.equal(gradients[0], gradients[2])
+
+
+def test_a_value_without_a_graph_is_no_answer_where_a_gradient_is_wanted() -> None:
+    square, z = Counted(), torch.ones(3, 1)
+    square(z)
+    z.requires_grad_()
+    assert torch.autograd.grad(square(z).sum(), z)[0].abs().min() > 0
+
+
+@pytest.mark.parametrize("changed", ["other tensor", "in place", "weights in place", "weights replaced", "told"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_change_is_seen(changed: str, wanted: bool) -> None:
+    square, z = Counted(), torch.full((1, 1), 2.0)
+    with torch.set_grad_enabled(wanted):
+        square(z, told=1)
+        if changed == "other tensor":
+            z = torch.full((1, 1), 3.0)
+        elif changed == "in place":
+            z += 1.0
+        elif changed == "weights in place":
+            square.network.load_state_dict({"weight": torch.full((1, 1), 7.0)})
+        elif changed == "weights replaced":
+            square.network.weight = nn.Parameter(torch.full((1, 1), 7.0), requires_grad=False)
+        value = square(z, told=2 if changed == "told" else 1)
+    assert square.calls == 2
+    assert value.item() == pytest.approx((square.weight * z.item()) ** 2)
+
+
+def test_a_network_in_training_is_asked_every_time() -> None:
+    square, z = Counted(), torch.ones(1, 1)
+    square.network.requires_grad_(True)
+    for _ in range(2):
+        assert square(z).requires_grad
+    assert square.calls == 2
+
+
+def test_inference_mode() -> None:
+    square = Counted()
+    with torch.inference_mode():
+        z = torch.ones(1, 1)
+        assert torch.equal(square(z), square(z))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda memo: pickle.loads(pickle.dumps(memo))], ids=["deepcopy", "pickle"])
+def test_a_copy_is_empty(copied: object) -> None:
+    square, z = Counted(), torch.ones(1, 1, requires_grad=True)
+    square(z)
+    square.memo = copied(square.memo)  # type: ignore[operator]
+    square(z)
+    assert square.calls == 2
+
+
+@pytest.mark.parametrize("prior", [VAESpeech, RVAESpeech, DKFSpeech])
+def test_one_decode_per_iteration(prior: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Langevin EM with twice the iterations decodes that many times more, and not twice that."""
+    calls = 0
+
+    def counted(self: nn.Module, frames: Tensor) -> Tensor:
+        nonlocal calls
+        calls += self is decoder
+        return forward(self, frames)
+
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", counted)
+    monkeypatch.setattr(ppse.inference.copy, "deepcopy", lambda model: model)
+    speech = prior(n_freqs=9, n_latent=4).requires_grad_(False)
+    decoder = speech.decoder
+    x = torch.randn(7, 9, dtype=torch.complex64)
+    counts = []
+    for iterations in (10, 20):
+        calls = 0
+        infer(ppse.Mixture(speech=speech, noise=NMFNoise(2)), x, methods.langevin_em(iterations, settle=5))
+        counts.append(calls)
+    assert counts[1] - counts[0] == 10
+    assert counts[0] <= 10 - 5 + 5  # of those that settle one, and a few to set up
+
+
+@pytest.mark.parametrize("name", ["fast", "default", "mala_em", "vem", "peem"])
+def test_what_is_found_is_the_same_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(6, 9, dtype=torch.complex64)
+    torch.manual_seed(1)
+    model = ppse.Mixture(speech=RVAESpeech(n_freqs=9, n_latent=4).requires_grad_(False), noise=NMFNoise(2))
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(infer(model, x, getattr(methods, name)(iterations=12)))
+        monkeypatch.setattr(Memo, "__call__", lambda self, decode, z, networks, told=None: decode(z))
+    # Not to the last digit: an LSTM rounds differently where it keeps a graph.
+    torch.testing.assert_close(found[0].sources["speech"].loc, found[1].sources["speech"].loc, rtol=1e-3, atol=1e-4)
+    assert found[0].objective == pytest.approx(found[1].objective, rel=1e-4)
+    assert not any(value.requires_grad for value in found[0].draws.values())
