@@ -23,11 +23,23 @@ def per_draw_averages(power: Tensor, variance: Tensor, observed: Tensor | None) 
     return ratio, inverse
 
 
+def averages(power: Tensor, variance: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A and B of :func:`per_draw_averages`, their means over the draws. A power that all draws share is multiplied once."""
+    inverse = variance.reciprocal()
+    square = inverse.square()
+    ratio = over_draws(power * square) if power.dim() > 2 and power.shape[-3] > 1 else over_draws(square) * power
+    inverse = over_draws(inverse)
+    if observed is not None:
+        inverse, ratio = inverse * observed, ratio * observed
+    return ratio, inverse
+
+
 def over_draws(value: Tensor) -> Tensor:
     """Mean over the chains (dim -3), kept as a dim for a batch: (C, T, F) -> (T, F), (B, C, T, F) -> (B, 1, T, F)."""
     if value.dim() == 2:
         return value
-    return value.mean(-3) if value.dim() == 3 else value.mean(-3, keepdim=True)
+    mean = value if value.shape[-3] == 1 else value.mean(-3, keepdim=True)
+    return mean.squeeze(-3) if value.dim() == 3 else mean
 
 
 def scaled(parameter: Tensor, raise_: Tensor, lower: Tensor) -> Tensor:

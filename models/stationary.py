@@ -9,7 +9,7 @@ from torch.distributions import constraints
 
 from ..distributions import ComplexNormal, power_of
 from ..mixture import Frames
-from ._multiplicative import PARAMETER_FLOOR, over_draws, per_draw_averages, scaled
+from ._multiplicative import PARAMETER_FLOOR, averages, scaled
 
 
 class StationaryNoise(PyroModule):
@@ -41,7 +41,7 @@ class StationaryNoise(PyroModule):
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """One multiplicative step on the spectrum; returns the new variance. See :meth:`NMFNoise.update`."""
-        a, b = (over_draws(v).sum(-2, keepdim=True) for v in per_draw_averages(power, others + own, observed))
+        a, b = (v.sum(-2, keepdim=True) for v in averages(power, others + own, observed))
         spectrum = self.spectrum
         self.spectrum = scaled(spectrum, a.reshape(spectrum.shape), b.reshape(spectrum.shape)).clamp_min(PARAMETER_FLOOR)
         return self.spectrum.expand(own.shape)

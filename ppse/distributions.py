@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.autograd import Function
 from torch.distributions import constraints
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 class _Complex(constraints.Constraint):
@@ -77,15 +78,34 @@ class ComplexNormal(TorchDistribution):
         log_prob: Tensor = _LogDensity.apply(self.squared_error(value), self.var)
         return log_prob
 
+    @property
+    def centred(self) -> bool:
+        """Whether the mean was given as the number 0."""
+        return not isinstance(self.centre, Tensor) and self.centre == 0
+
     def squared_error(self, value: Tensor) -> Tensor:
         """|value - m|^2, real."""
-        centred = not isinstance(self.centre, Tensor) and self.centre == 0 and value.is_complex()
-        return power_of(value if centred else value - self.loc)
+        return _power_of_observed(value) if self.centred and value.is_complex() else power_of(value - self.loc)
 
 
 def power_of(value: Tensor) -> Tensor:
     """|value|^2 of a complex or real tensor, real, of its shape."""
     return value.real.square() + value.imag.square() if value.is_complex() else value.square()
+
+
+_powers = WeakIdKeyDictionary()
+"""Tensor → its version and its power, for as long as the tensor is there."""
+
+
+def _power_of_observed(value: Tensor) -> Tensor:
+    """:func:`power_of` a tensor that is asked about over and over, as a recording is in every iteration."""
+    if value.requires_grad or value.is_inference():
+        return power_of(value)
+    version, power = _powers.get(value, (None, None))
+    if version != value._version:
+        power = power_of(value)
+        _powers[value] = value._version, power
+    return power
 
 
 class _LogDensity(Function):

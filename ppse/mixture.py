@@ -180,14 +180,14 @@ class Mixture(PyroModule):
         Returns:
             the laws after the updates.
         """
-        total, updated = _total(laws), dict(laws)
-        power, variance = total.squared_error(x), total.var
+        power, updated = _total(laws).squared_error(x), dict(laws)
         for name, law in laws.items():
             source = self.sources[name]
             if isinstance(source, Updatable):
-                others = (variance - law.var).clamp_min(VARIANCE_FLOOR)
-                own = source.update(power, law.var, others, observed)
-                updated[name], variance = ComplexNormal(law.loc, own), others + own
+                others = [other.var for who, other in updated.items() if who != name]
+                rest = sum(others[1:], others[0]).clamp_min(VARIANCE_FLOOR) if others else law.var.new_tensor(VARIANCE_FLOOR).expand_as(law.var)
+                own = source.update(power, law.var, rest, observed)
+                updated[name] = ComplexNormal(law.centre, own)
         return updated
 
 
@@ -208,12 +208,13 @@ def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Complex
     0.75
     """
     total = _total(laws)
-    residual = x - total.loc
+    residual = x if total.centred else x - total.loc
     var = total.var.clamp_min(VARIANCE_FLOOR)
     result = {}
     for name, law in laws.items():
         gain = law.var / var
-        result[name] = ComplexNormal(law.loc + gain * residual, gain * (var - law.var))
+        own = gain * residual
+        result[name] = ComplexNormal(own if law.centred else law.loc + own, gain * (var - law.var))
     return result
 
 
