@@ -122,7 +122,7 @@ def plan(
 
 
 def enhance_files(
-    tasks: Mapping[Path, Path], model: Mixture, method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
+    tasks: Mapping[Path, Path], model: Mixture | Sequence[Mixture], method: Method, *, seed: int = 0, device: str = "cpu", overwrite: bool = False,
     extras: Extras | None = None, size: int = 1, given: Callable[[Path], Sequence[Given]] | None = None,
     report: Callable[[Path, float], None] | None = None,
 ) -> Iterator[Outcome]:
@@ -131,6 +131,7 @@ def enhance_files(
     Every output appears whole or not at all, the speech last, so a run that was interrupted goes on where it was.
 
     Args:
+        model: one, or several whose posteriors are averaged; see :func:`ppse.enhance`.
         size: how many recordings to infer side by side at most (:func:`ppse.enhance_together`), those of similar length, which then come
             first. With 1 the result of a file does not depend on what else there is to do. A run that is saved goes alone, and so does
             what something is given of.

@@ -92,6 +92,15 @@ def model(prior: str, noise: str, rank: int | None = None, spacing: int | None =
     return Mixture(speech=speech, noise=NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise())
 
 
+def models(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> list[Mixture]:
+    """As :func:`model`, one for each of the noise models that "+" joins, as in "nmf+heard"; rank and spacing are those of "nmf"."""
+    names = noise.split("+")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"'{noise}' names a noise model twice; give each once", param_hint="--noise")
+    several = len(names) > 1 and "nmf" in names
+    return [model(prior, name, *((None, None) if several and name != "nmf" else (rank, spacing))) for name in names]
+
+
 def ears(name: str) -> CausalListener | VAESpeech:
     """Ears for a stream: a listener that remembers, or a VAE with a listener; a shipped name or a weights file.
 

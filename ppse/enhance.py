@@ -25,6 +25,7 @@ from .methods import Method
 from .mixture import Mixture, Source
 from .models import NMFNoise, VAESpeech
 from .priors import Graph
+from .source_posterior import averaged, in_turn
 from .stft import STFT
 from .stitching import starts_as_chains, windows_in_a_row
 from .windows import OVERLAP, WINDOW, fade, windows
@@ -145,7 +146,7 @@ class Enhancement:
 
 
 def enhance(
-    recording: str | os.PathLike[str] | NDArray[Any] | Tensor, model: Mixture | None = None, method: Method | None = None, *,
+    recording: str | os.PathLike[str] | NDArray[Any] | Tensor, model: Mixture | Sequence[Mixture] | None = None, method: Method | None = None, *,
     sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0, keep_run: bool = False,
     window: float = WINDOW, given: Sequence[Given] = (), report: Callable[[float], None] | None = None,
 ) -> Enhancement:
@@ -155,7 +156,8 @@ def enhance(
         recording: an audio file, a video with sound, or samples (N,) or (channels, N), full scale 1. Integer samples as audio files hold them
             (int16, int32, uint8) are scaled to that. Channels are enhanced one by one, each as if it were alone.
         model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4, spacing=16))`` unless
-            given. It is copied, never changed.
+            given. It is copied, never changed. With several, of the same sources, the posterior is the mixture of theirs, each as likely
+            as any other: what no single one of them is sure of.
         method: how to infer, :func:`ppse.methods.default` unless given.
         sample_rate: of samples in Hz; of a file it is read.
         seed: makes the result reproducible and leaves the global generator as it was; None draws from the latter.
@@ -179,11 +181,14 @@ def enhance(
     takes, are shared out as those right below. Digital silence comes out as it is.
     """
     samples, sample_rate = opened(recording, sample_rate)
-    model, method, stft = prepared(model, method, draws)
+    models, method, stft = prepared(model, method, draws)
+    if keep_run and len(models) > 1:
+        raise ValueError(f"enhance: keep_run with {len(models)} models, which have a run each; enhance with one of them to look into its draws")
     if window * stft.sample_rate < 2 * stft.n_fft:
         raise ValueError(f"enhance: window={window:g} s; expected at least {2 * stft.n_fft / stft.sample_rate:g} s")
-    model.to(device)
-    result = blank(samples, sample_rate, model, stft, draws)
+    for each in models:
+        each.to(device)
+    result = blank(samples, sample_rate, models[0], stft, draws)
     started = time.monotonic()
     for channel, wave in enumerate(samples):
         def progress(done: float, channel: int = channel) -> None:
@@ -192,7 +197,7 @@ def enhance(
 
         # The same seed and a fresh model for every channel: equal channels give equal results.
         with random_from(seed):
-            _enhance_channel(result, channel, wave, copy.deepcopy(model), method, device, std, Keep(draws, keep_run), window, given, progress)
+            _enhance_channel(result, channel, wave, copy.deepcopy(models), method, device, std, Keep(draws, keep_run), window, given, progress)
     result.seconds = time.monotonic() - started
     return result
 
@@ -204,12 +209,16 @@ def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rat
     return _samples(recording), sample_rate
 
 
-def prepared(model: Mixture | None, method: Method | None, draws: int) -> tuple[Mixture, Method, STFT]:
-    """A copy of the model, the method that suits it, and its STFT; the defaults of :func:`enhance`, and its errors."""
+def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, draws: int) -> tuple[list[Mixture], Method, STFT]:
+    """Copies of the models, the method, and their STFT; the defaults of :func:`enhance`, and its errors."""
     model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     if draws < 0:
         raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
-    return copy.deepcopy(model), (method or methods.default()).suited(model), stft_of(model)
+    models = [model] if isinstance(model, Mixture) else [*model]
+    names = [sorted(each.sources) for each in models]
+    if any(other != names[0] for other in names):
+        raise ValueError(f"enhance: models of the sources {' and '.join(map(str, names))}; expected the same in each, as they are averaged")
+    return copy.deepcopy(models), method or methods.default(), stft_of(nn.ModuleList(models))
 
 
 def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: STFT, draws: int) -> Enhancement:
@@ -240,12 +249,12 @@ def stft_of(model: Source) -> STFT:
 
 
 def _enhance_channel(
-    result: Enhancement, channel: int, samples: NDArray[np.float32], model: Mixture, method: Method, device: str, std: bool, keep: Keep,
+    result: Enhancement, channel: int, samples: NDArray[np.float32], models: list[Mixture], method: Method, device: str, std: bool, keep: Keep,
     window: float, given: Sequence[Given], progress: Callable[[float], None],
 ) -> None:
     """Fill in one channel of the result, window by window."""
-    stft = result.stft
-    parts = Channel(samples, result.sample_rate, model.sources, stft, std, keep.sources, device)
+    stft, share = result.stft, keep._replace(sources=-(-keep.sources // len(models)))
+    parts = Channel(samples, result.sample_rate, models[0].sources, stft, std, keep.sources, device)
     length, observed = len(parts.wave), parts.observed
     stretches = windows(length, int(window * stft.sample_rate), int(min(OVERLAP, window / 4) * stft.sample_rate), stft.hop)
     followed = False
@@ -254,22 +263,26 @@ def _enhance_channel(
             progress((i + 1) / len(stretches))
             continue
         x = parts.stretch(first, last)
-        whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
-        suited = method.suited(whole)  # what is given may switch, or tie the frames
-        (whole.follow if followed else whole.start)(*side_by_side(x, observed, suited.starts))
+        found = []
+        for number, model in enumerate(models):
+            whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
+            suited = method.suited(whole)  # what is given may switch, or tie the frames
+            (whole.follow if followed else whole.start)(*side_by_side(x, observed, suited.starts))
+
+            def note(iteration: int, _: float, done: float = i + number / len(models), total: int = suited.all_iterations) -> None:
+                progress((done + (iteration + 1) / total / len(models)) / len(stretches))
+
+            inferred = resume(whole, x, suited, observed, keep=share, callback=note)
+            found.append(inferred)
+            acceptance = [float(info.acceptance.mean()) for info in inferred.info]
+            result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
+            if inferred.run is not None:
+                data = side_by_side(x, observed, suited.starts)
+                result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not suited.priors))
+                models[number] = copy.deepcopy(model)  # the run keeps the one of this window
         followed = True
-
-        def note(iteration: int, _: float, i: int = i, total: int = suited.all_iterations) -> None:
-            progress((i + (iteration + 1) / total) / len(stretches))
-
-        inferred = resume(whole, x, suited, observed, keep=keep, callback=note)
-        acceptance = [float(info.acceptance.mean()) for info in inferred.info]
-        result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
-        if inferred.run is not None:
-            data = side_by_side(x, observed, suited.starts)
-            result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not suited.priors))
-            model = copy.deepcopy(model)  # the run keeps the one of this window
-        parts.add(first, fade(stretches, i), x, inferred.sources, inferred.source_draws)
+        drawn = in_turn([each.source_draws for each in found], keep.sources)
+        parts.add(first, fade(stretches, i), x, averaged([each.sources for each in found]), drawn)
     parts.write(result, channel)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,21 @@ class Moments:
             loc, square, var = (s / self._count for s in sums)
             result[name] = ComplexNormal(loc, var + (square - power_of(loc)).clamp_min(0))
         return result
+
+
+def averaged(laws: Sequence[dict[str, ComplexNormal]]) -> dict[str, ComplexNormal]:
+    """The mixture of several posteriors of the same sources, each as likely as any other: its mean and variance, (T, F) or (B, 1, T, F)."""
+    if len(laws) == 1:
+        return laws[0]
+    moments = Moments()
+    for each in laws:
+        moments.add(each)
+    return moments.laws()
+
+
+def in_turn(drawn: Sequence[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """So many draws of that mixture, by source (count, …), from draws of its parts: one of each in turn."""
+    return {name: torch.stack([drawn[n % len(drawn)][name][n // len(drawn)] for n in range(count)]) for name in drawn[0]} if count else {}
 
 
 class SourceDraws:

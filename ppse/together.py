@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ from torch.nn.functional import pad
 from .channel import Channel
 from .distributions import ComplexNormal
 from .enhance import Enhancement, Trace, blank, enhance, opened, prepared, random_from
-from .inference import Inference, Keep, infer
+from .inference import Keep, infer
 from .methods import Method
 from .mixture import Mixture
+from .source_posterior import averaged, in_turn
 from .windows import WINDOW
 
 
 def enhance_together(
-    recordings: Sequence[str | os.PathLike[str] | NDArray[Any] | Tensor], model: Mixture | None = None, method: Method | None = None, *,
-    sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0, size: int = 16,
-    window: float = WINDOW, report: Callable[[float], None] | None = None,
+    recordings: Sequence[str | os.PathLike[str] | NDArray[Any] | Tensor], model: Mixture | Sequence[Mixture] | None = None,
+    method: Method | None = None, *, sample_rate: int = 16_000, seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0,
+    size: int = 16, window: float = WINDOW, report: Callable[[float], None] | None = None,
 ) -> list[Enhancement]:
     """Separate many recordings, as :func:`ppse.enhance` does one; those of about equal length are inferred as a batch.
 
@@ -95,26 +96,35 @@ def batches(seconds: Sequence[float], size: int, window: float) -> list[list[int
 
 
 def enhance_batch(
-    read: Sequence[tuple[NDArray[np.float32], int]], model: Mixture | None = None, method: Method | None = None, *, seed: int | None = 0,
-    device: str = "cpu", std: bool = False, draws: int = 0, report: Callable[[float], None] | None = None,
+    read: Sequence[tuple[NDArray[np.float32], int]], model: Mixture | Sequence[Mixture] | None = None, method: Method | None = None, *,
+    seed: int | None = 0, device: str = "cpu", std: bool = False, draws: int = 0, report: Callable[[float], None] | None = None,
 ) -> list[Enhancement]:
     """One inference for recordings of one channel, (samples (1, N), rate) each, whatever their lengths; the rest as :func:`enhance_together`."""
     started = time.monotonic()
-    model, method, stft = prepared(model, method, draws)
-    model.to(device)
-    results = [blank(samples, rate, model, stft, draws) for samples, rate in read]
-    parts = [Channel(result.noisy[0], result.sample_rate, model.sources, stft, std, draws, device) for result in results]
+    models, method, stft = prepared(model, method, draws)
+    for each in models:
+        each.to(device)
+    results = [blank(samples, rate, models[0], stft, draws) for samples, rate in read]
+    parts = [Channel(result.noisy[0], result.sample_rate, models[0].sources, stft, std, draws, device) for result in results]
     heard = [i for i, part in enumerate(parts) if part.wave.any()]  # digital silence comes out as it is
     if heard:
         x, observed = _padded([parts[i].stretch(0, len(parts[i].wave)) for i in heard], [parts[i].observed for i in heard])
-        total = method.all_iterations
-        note = None if report is None else lambda i, _: report((i + 1) / total)
+        found = []
         with random_from(seed):
-            inferred = infer(model, x, method, observed, keep=Keep(draws), callback=note)
+            for number, each in enumerate(models):
+                suited = method.suited(each)
+
+                def note(iteration: int, _: float, number: int = number, total: int = suited.all_iterations) -> None:
+                    if report:
+                        report((number + (iteration + 1) / total) / len(models))
+
+                found.append(infer(each, x, suited, observed, keep=Keep(-(-draws // len(models))), callback=note))
+                for row, i in enumerate(heard):
+                    acceptance = [_mean_of_recording(info.acceptance, row, len(heard), suited.starts) for info in found[-1].info]
+                    results[i].traces.append(Trace(0, 0.0, found[-1].objective, acceptance))
+        sources, drawn = averaged([each.sources for each in found]), in_turn([each.source_draws for each in found], draws)
         for row, i in enumerate(heard):
-            _add(parts[i], inferred, row, x)
-            acceptance = [_mean_of_recording(info.acceptance, row, len(heard), method.starts) for info in inferred.info]
-            results[i].traces.append(Trace(0, 0.0, inferred.objective, acceptance))
+            _add(parts[i], sources, drawn, row, x)
     for part, result in zip(parts, results, strict=True):
         part.write(result, 0)
     taken, seconds = time.monotonic() - started, [result.noisy.size / result.sample_rate for result in results]
@@ -134,11 +144,11 @@ def _padded(xs: Sequence[Tensor], bands: Sequence[Tensor | None]) -> tuple[Tenso
     return x, None if bool(seen.all()) else seen
 
 
-def _add(part: Channel, inferred: Inference, row: int, x: Tensor) -> None:
+def _add(part: Channel, sources: Mapping[str, ComplexNormal], draws: Mapping[str, Tensor], row: int, x: Tensor) -> None:
     """What was inferred of a row of a batch, without its padding, to its channel."""
     n_frames, length = part.stft.n_frames(len(part.wave)), len(part.wave)
-    laws = {name: ComplexNormal(law.loc[row, 0, :n_frames], law.var[row, 0, :n_frames]) for name, law in inferred.sources.items()}
-    drawn = {name: values[:, row, 0, :n_frames] for name, values in inferred.source_draws.items()}
+    laws = {name: ComplexNormal(law.loc[row, 0, :n_frames], law.var[row, 0, :n_frames]) for name, law in sources.items()}
+    drawn = {name: values[:, row, 0, :n_frames] for name, values in draws.items()}
     part.add(0, torch.ones(length), x[row, 0, :n_frames], laws, drawn)
 
 

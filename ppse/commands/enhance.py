@@ -29,7 +29,7 @@ def enhance(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; or a file, for one input file.")],
     method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
-    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + ".")] = "nmf",
+    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + "; or several, averaged: nmf+heard.")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     spacing: Annotated[int | None, typer.Option(min=1, help=f"Frames between knots of its activations, 1 for none; {SPACING} unless given.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
@@ -70,9 +70,11 @@ def enhance(
     if not lips and weights.held(prior) == AVVAESpeech.__name__:
         lips, prior = prior, "vae"
         complain(f"note: {lips} watches lips; what is heard alone follows the prior '{prior}'. To choose both: --prior … --lips {lips}")
-    model = choices.model(prior, noise, rank, spacing)
+    models = choices.models(prior, noise, rank, spacing)
     if save_run not in ("", "auto") and Path(save_run).suffix != ".nc":
         raise typer.BadParameter(f"'{save_run}' should end in .nc, or be 'auto' for a file beside every output", param_hint="--save-run")
+    if save_run and len(models) > 1:
+        raise typer.BadParameter(f"'{noise}' is {len(models)} models, which have a run each; name one of them", param_hint="--save-run")
     extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run))
     tasks, outcomes = batch.plan(inputs, out, extras)
     if save_run not in ("", "auto"):
@@ -85,9 +87,9 @@ def enhance(
         raise typer.BadParameter(f"no label file in '{labels}' has the name of a recording; expected NAME.txt or NAME.csv", param_hint="--labels")
     if lips and labels:
         raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
-    if lips and noise == "heard":
+    if lips and "heard" in noise.split("+"):
         raise typer.BadParameter("lips go with a prior as it is, not with one that is narrowed to what is heard; use nmf", param_hint="--noise")
-    if lips and any(isinstance(module, DynamicalVAE) for module in model.modules()):
+    if lips and any(isinstance(module, DynamicalVAE) for model in models for module in model.modules()):
         raise typer.BadParameter(f"'{prior}' has memory; beside lips there has to be a prior of single frames, such as vae", param_hint="--prior")
     given: Callable[[Path], list[Given]] | None = (lambda file: labels_of(file, labels)) if labels else None
     if lips:
@@ -98,7 +100,7 @@ def enhance(
     with progress_bars() as progress:
         files, now = progress.add_task("0 files done", total=len(tasks)), progress.add_task("", total=1.0)
         results_of_files = batch.enhance_files(
-            tasks, model, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras, size=batch_size,
+            tasks, models, chosen, seed=seed, device=device, overwrite=overwrite, extras=extras, size=batch_size,
             given=given,
             report=lambda file, done: progress.update(now, completed=done, description=file.name),
         )
@@ -113,7 +115,7 @@ def enhance(
     settings = {"method": method, "prior": prior, "noise": noise, "chains": chains, "seed": seed, "device": device, "batch": batch_size}
     settings |= {"labels": str(labels)} if labels else {}
     settings |= {"lips": lips, "lips_offset": str(lips_offset)} if lips else {}
-    settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if noise == "nmf" else {}
+    settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if "nmf" in noise.split("+") else {}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))

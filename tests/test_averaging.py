@@ -1,0 +1,131 @@
+"""Several models at once: the posterior is the mixture of theirs, in one recording, in a batch, in windows, and by the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ppse
+from ppse import audio, choices, methods
+from ppse.cli import app
+from ppse.distributions import ComplexNormal
+from ppse.mixture import Mixture
+from ppse.models import HeardNoise, NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from ppse.source_posterior import averaged, in_turn
+
+RATE = 16_000
+METHOD = methods.peem(iterations=3, steps=2)
+"""Not random given the start of the noise, and stationary noise starts at no random place."""
+
+
+def wave(seconds: float = 0.6, seed: int = 0) -> np.ndarray:
+    n = int(seconds * RATE)
+    return (0.05 * np.random.default_rng(seed).standard_normal(n) * (1.5 + np.sin(np.arange(n) / 900))).astype(np.float32)
+
+
+def mixture(seed: int, kind: type = VAESpeech) -> Mixture:
+    torch.manual_seed(seed)
+    speech = VAESpeech(513, 4, (16,), 8) if kind is VAESpeech else RVAESpeech(513, 4, 8)
+    return Mixture(speech=speech.requires_grad_(False), noise=StationaryNoise())
+
+
+@pytest.fixture
+def pair() -> list[Mixture]:
+    return [mixture(0), mixture(1, RVAESpeech)]
+
+
+def test_moments_are_those_of_the_mixture_of_laws() -> None:
+    torch.manual_seed(0)
+    laws = [{"s": ComplexNormal(torch.randn(2, 3, dtype=torch.complex64), torch.rand(2, 3))} for _ in range(3)]
+    law = averaged(laws)["s"]
+    drawn = torch.stack([each["s"].sample(torch.Size([40_000])) for each in laws]).flatten(0, 1)
+    torch.testing.assert_close(law.loc, drawn.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(law.var, (drawn - law.loc).abs().square().mean(0), atol=0.05, rtol=0.03)
+    assert averaged(laws[:1])["s"] is laws[0]["s"]
+
+
+def test_draws_come_from_each_in_turn() -> None:
+    parts = [{"s": torch.full((2, 4), float(number))} for number in (0, 1)]
+    assert in_turn(parts, 3)["s"][:, 0].tolist() == [0.0, 1.0, 0.0]
+    assert in_turn([{}, {}], 0) == {}
+
+
+def test_estimate_and_deviation(pair: list[Mixture]) -> None:
+    noisy = wave()
+    both = ppse.enhance(noisy, pair, METHOD, std=True, draws=3)
+    alone = [ppse.enhance(noisy, model, METHOD, std=True) for model in pair]
+    for name in ("speech", "noise"):
+        mean = np.mean([each.estimates[name] for each in alone], 0)
+        np.testing.assert_allclose(both.estimates[name], mean, atol=1e-6)
+        # The variance has that of each, and how far they are apart.
+        assert (both.std[name] ** 2 >= np.mean([each.std[name] ** 2 for each in alone], 0) * (1 - 1e-3) - 1e-9).all()
+    assert np.abs(alone[0].estimates["speech"] - alone[1].estimates["speech"]).max() > 1e-3, "the models should not agree"
+    assert (both.std["speech"] ** 2 > 1.01 * np.mean([each.std["speech"] ** 2 for each in alone], 0)).any()
+    assert both.draws["speech"].shape == (3, 1, len(noisy))
+    np.testing.assert_allclose(both.draws["speech"] + both.draws["noise"], np.broadcast_to(noisy, (3, 1, len(noisy))), atol=1e-5)
+    assert [len(trace.objective) for trace in both.traces] == [3, 3]
+
+
+def test_one_model_in_a_list_is_that_model(pair: list[Mixture]) -> None:
+    one, other = (ppse.enhance(wave(), model, METHOD) for model in (pair[0], pair[:1]))
+    assert np.array_equal(one.estimates["speech"], other.estimates["speech"])
+
+
+def test_windows_and_channels(pair: list[Mixture]) -> None:
+    noisy = np.stack([wave(1.1), wave(1.1)])
+    done: list[float] = []
+    both = ppse.enhance(noisy, pair, METHOD, window=0.5, report=done.append)
+    assert np.array_equal(both.estimates["speech"][0], both.estimates["speech"][1])
+    np.testing.assert_allclose(both.estimates["speech"] + both.estimates["noise"], noisy, atol=1e-5)
+    assert done == sorted(done) and done[-1] == pytest.approx(1.0)
+    assert len(both.traces) == 2 * 3 * 2
+
+
+def test_a_batch(pair: list[Mixture]) -> None:
+    recordings = [wave(0.5, 1), wave(0.4, 2)]
+    done: list[float] = []
+    for result, noisy in zip(ppse.enhance_together(recordings, pair, METHOD, draws=2, report=done.append), recordings, strict=True):
+        np.testing.assert_allclose(result.estimates["speech"], ppse.enhance(noisy, pair, METHOD).estimates["speech"], atol=2e-5)
+        np.testing.assert_allclose(result.draws["speech"].sum(1) + result.draws["noise"].sum(1), np.stack([noisy, noisy]), atol=1e-5)
+        assert len(result.traces) == 2
+    assert done == sorted(done) and done[-1] == pytest.approx(1.0)
+
+
+def test_models_of_other_sources_are_refused(pair: list[Mixture]) -> None:
+    three = Mixture(speech=pair[0].speech, noise=StationaryNoise(), hum=StationaryNoise())
+    with pytest.raises(ValueError, match="hum.*expected the same in each"):
+        ppse.enhance(wave(), [pair[0], three], METHOD)
+
+
+def test_a_run_is_that_of_one_model(pair: list[Mixture]) -> None:
+    with pytest.raises(ValueError, match="keep_run with 2 models"):
+        ppse.enhance(wave(), pair, METHOD, keep_run=True)
+
+
+def test_names_joined_by_plus() -> None:
+    first, second = choices.models("vae", "nmf+heard", rank=3)
+    assert isinstance(first.noise, NMFNoise) and first.noise.rank == 3
+    assert isinstance(second.noise, HeardNoise)
+    for wrong, reason in (("nmf+nmf", "twice"), ("nmf+", "no noise model ''"), ("nmf+wind", "no noise model 'wind'")):
+        with pytest.raises(Exception, match=reason):
+            choices.models("vae", wrong)
+    with pytest.raises(Exception, match="leave --rank out"):
+        choices.models("vae", "stationary+heard", rank=3)
+
+
+def test_command(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        audio.write(tmp_path / "in" / f"{name}.wav", wave(0.5, seed)[None], RATE)
+    command = ["enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--method", "amortised", "--json", str(tmp_path / "r.json")]
+    result = CliRunner().invoke(app, [*command, "--noise", "nmf+stationary", "--batch", "2"])
+    assert result.exit_code == 0, result.output
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.wav", "b.wav"}
+    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert settings["noise"] == "nmf+stationary" and settings["rank"] == 4
+    refused = CliRunner().invoke(app, [*command, "--noise", "nmf+heard", "--save-run", "auto"])
+    assert refused.exit_code == 2 and "name one of them" in refused.output
