@@ -27,7 +27,7 @@ def averages(power: Tensor, variance: Tensor, observed: Tensor | None) -> tuple[
     """A and B of :func:`per_draw_averages`, their means over the draws. A power that all draws share is multiplied once."""
     inverse = variance.reciprocal()
     square = inverse.square()
-    ratio = over_draws(power * square) if power.dim() > 2 and power.shape[-3] > 1 else over_draws(square) * power
+    ratio = over_draws(power * square) if power.dim() > 2 and power.shape[-3] > 1 else over_draws(square) * over_draws(power)
     inverse = over_draws(inverse)
     if observed is not None:
         inverse, ratio = inverse * observed, ratio * observed

@@ -94,17 +94,20 @@ def power_of(value: Tensor) -> Tensor:
 
 
 _powers = WeakIdKeyDictionary()
-"""Tensor → its version and its power, for as long as the tensor is there."""
+"""Tensor → its power, and the versions of both, for as long as the tensor is there."""
 
 
 def _power_of_observed(value: Tensor) -> Tensor:
-    """:func:`power_of` a tensor that is asked about over and over, as a recording is in every iteration."""
-    if value.requires_grad or value.is_inference():
+    """:func:`power_of` a tensor that is asked about over and over, as a recording is in every iteration.
+
+    Found anew when either was changed in place (not when the memory that a tensor shares with NumPy was).
+    """
+    if value.requires_grad or value.is_inference() or torch.is_inference_mode_enabled():
         return power_of(value)
-    version, power = _powers.get(value, (None, None))
-    if version != value._version:
+    power, *versions = _powers.get(value, (None,))
+    if power is None or versions != [value._version, power._version]:
         power = power_of(value)
-        _powers[value] = value._version, power
+        _powers[value] = power, value._version, power._version
     return power
 
 

@@ -39,14 +39,16 @@ RANK, SPACING = 4, 16
 
 
 class Trace(NamedTuple):
-    """How inference went on one window of one channel: the objective per EM iteration (nats per bin), and the mean acceptance of
+    """How inference went on one window of one channel under one model: the objective per EM iteration (nats per bin), and the mean acceptance of
     every iteration that ran a Markov kernel (for :func:`ppse.infer.langevin`, which rejects nothing, the share of blocks that
-    stayed finite). It is shorter than the objective where the latents rest at first, and empty for methods without kernels."""
+    stayed finite). It is shorter than the objective where the latents rest at first, and empty for methods without kernels. ``model`` is the
+    number of the model, from 0, where there are several."""
 
     channel: int
     start: float
     objective: list[float]
     acceptance: list[float]
+    model: int = 0
 
 
 class Run(NamedTuple):
@@ -74,7 +76,7 @@ class Enhancement:
             units of the waveform times ``STFT`` scaling; 0 in bins that the recording cannot hold; empty unless asked for.
         draws: waveforms drawn from the joint posterior of the sources, by name, (draws, channels, N): they sum to the input as the
             estimates do, and show what is uncertain; empty unless asked for.
-        traces: per channel and window.
+        traces: per channel, window and model.
         runs: the draws of the latents per channel and window, kept if asked for; see :meth:`to_arviz`.
         seconds: processing time, model loading excluded.
         stft: the STFT of the model, at its own rate.
@@ -157,7 +159,7 @@ def enhance(
             (int16, int32, uint8) are scaled to that. Channels are enhanced one by one, each as if it were alone.
         model: the mixture; ``Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(rank=4, spacing=16))`` unless
             given. It is copied, never changed. With several, of the same sources, the posterior is the mixture of theirs, each as likely
-            as any other: what no single one of them is sure of.
+            as any other; ``std`` and draws then tell how far the models disagree, too.
         method: how to infer, :func:`ppse.methods.default` unless given.
         sample_rate: of samples in Hz; of a file it is read.
         seed: makes the result reproducible and leaves the global generator as it was; None draws from the latter.
@@ -174,7 +176,8 @@ def enhance(
     Raises:
         AudioError: when the file is unreadable, or the samples are empty, not finite, or of a shape or type that no
             recording has.
-        ValueError: when the window is too short, draws are negative, what is given does not fit, or inference fails; the message says where.
+        ValueError: when the window is too short, draws are negative, what is given does not fit, or inference fails, where the message says
+            where; when there is a run to keep of several models, or these have other sources or another STFT than one another, or there is none.
 
     Content above 8 kHz is not modelled by 16 kHz priors: such a band comes out silent. For recordings below
     16 kHz the missing band is marked as not observed; their own highest frequencies, which the resampling filter
@@ -197,7 +200,7 @@ def enhance(
 
         # The same seed and a fresh model for every channel: equal channels give equal results.
         with random_from(seed):
-            _enhance_channel(result, channel, wave, copy.deepcopy(models), method, device, std, Keep(draws, keep_run), window, given, progress)
+            _enhance_channel(result, channel, wave, copies(models), method, device, std, Keep(draws, keep_run), window, given, progress)
     result.seconds = time.monotonic() - started
     return result
 
@@ -211,14 +214,25 @@ def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rat
 
 def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, draws: int) -> tuple[list[Mixture], Method, STFT]:
     """Copies of the models, the method, and their STFT; the defaults of :func:`enhance`, and its errors."""
-    model = model or Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
+    if model is None:
+        model = Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     if draws < 0:
         raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
     models = [model] if isinstance(model, Mixture) else [*model]
+    if not models:
+        raise ValueError("enhance: no model in the sequence of models; expected one or more, or None for the default")
     names = [sorted(each.sources) for each in models]
     if any(other != names[0] for other in names):
         raise ValueError(f"enhance: models of the sources {' and '.join(map(str, names))}; expected the same in each, as they are averaged")
-    return copy.deepcopy(models), method or methods.default(), stft_of(nn.ModuleList(models))
+    sizes = {stft_of(each).n_fft for each in models}
+    if len(sizes) > 1:
+        raise ValueError(f"enhance: models for STFTs of {sorted(sizes)} samples; expected the same in each, as they are averaged")
+    return copies(models), method or methods.default(), stft_of(models[0])
+
+
+def copies(models: Sequence[Mixture]) -> list[Mixture]:
+    """Of every model one of its own: what two of them share, such as a noise, each then fits for itself."""
+    return [copy.deepcopy(each) for each in models]
 
 
 def blank(samples: NDArray[np.float32], sample_rate: int, model: Mixture, stft: STFT, draws: int) -> Enhancement:
@@ -263,7 +277,7 @@ def _enhance_channel(
             progress((i + 1) / len(stretches))
             continue
         x = parts.stretch(first, last)
-        found = []
+        laws, drawn = [], []
         for number, model in enumerate(models):
             whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
             suited = method.suited(whole)  # what is given may switch, or tie the frames
@@ -273,16 +287,16 @@ def _enhance_channel(
                 progress((done + (iteration + 1) / total / len(models)) / len(stretches))
 
             inferred = resume(whole, x, suited, observed, keep=share, callback=note)
-            found.append(inferred)
+            laws.append(inferred.sources)
+            drawn.append(inferred.source_draws)
             acceptance = [float(info.acceptance.mean()) for info in inferred.info]
-            result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance))
+            result.traces.append(Trace(channel, first / stft.sample_rate, inferred.objective, acceptance, number))
             if inferred.run is not None:
                 data = side_by_side(x, observed, suited.starts)
                 result.runs.append(Run(channel, first / stft.sample_rate, inferred.run, inferred.graph, *data, moved=not suited.priors))
                 models[number] = copy.deepcopy(model)  # the run keeps the one of this window
         followed = True
-        drawn = in_turn([each.source_draws for each in found], keep.sources)
-        parts.add(first, fade(stretches, i), x, averaged([each.sources for each in found]), drawn)
+        parts.add(first, fade(stretches, i), x, averaged(laws), in_turn(drawn, keep.sources))
     parts.write(result, channel)
 
 

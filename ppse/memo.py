@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,28 +21,35 @@ class Memo:
 
     def __init__(self) -> None:
         self._z: Tensor | None = None
+        self._weights: list[Tensor] = []
         self._key: object = None
         self._value: Tensor | None = None
 
     def __call__(self, decode: Callable[[Tensor], Tensor], z: Tensor, networks: Sequence[nn.Module], told: object = None) -> Tensor:
-        """``decode(z)``: a function of z, the weights of the networks, and what else it is ``told``. A change of any of these is seen."""
-        weights = [weight for network in networks for weight in network.parameters()]
+        """``decode(z)``: a function of z, the parameters of the networks, and what else it is ``told``.
+
+        Another z, another parameter or another thing told is seen, and so is a change in place, unless it goes through ``.data``.
+        """
+        weights: list[Tensor] = [weight for network in networks for weight in network.parameters()]
         wanted = torch.is_grad_enabled()
-        if z.is_inference() or (wanted and any(weight.requires_grad for weight in weights)):  # inference mode counts no versions
+        # What is made in inference mode serves nowhere else, and has no versions.
+        if z.is_inference() or torch.is_inference_mode_enabled() or (wanted and any(weight.requires_grad for weight in weights)):
             self._forget()
             return decode(z)
-        key = z._version, told, [(id(weight), weight._version) for weight in weights]
-        if self._value is None or z is not self._z or key != self._key or (wanted and z.requires_grad and not self._value.requires_grad):
+        key = z._version, told, [weight._version for weight in weights]
+        known = z is self._z and key == self._key and len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
+        if self._value is None or not known or (wanted and z.requires_grad and not self._value.requires_grad):
             self._forget()
             with torch.set_grad_enabled(wanted or (z.is_leaf and z.requires_grad)):
                 value = decode(z)
             if value.requires_grad:
-                value.register_hook(lambda _: self._forget())
-            self._z, self._key, self._value = z, key, value
+                memo = weakref.ref(self)  # else value and memo would hold each other, out of sight of the garbage collector
+                value.register_hook(lambda _: None if (mine := memo()) is None else mine._forget())
+            self._z, self._weights, self._key, self._value = z, weights, key, value
         return self._value if wanted else self._value.detach()
 
     def _forget(self) -> None:
-        self._z = self._key = self._value = None
+        self._z, self._weights, self._key, self._value = None, [], None, None
 
     def __deepcopy__(self, _: dict[int, Any]) -> Memo:
         return Memo()

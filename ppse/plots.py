@@ -105,15 +105,16 @@ def plot_training(log: Sequence[Epoch], path: str | os.PathLike[str]) -> None:
 
 
 def _plot_traces(axes: Axes, curves: Sequence[Sequence[float]], traces: Sequence[Trace], otherwise: str) -> None:
-    """One curve per window of the recording, early to late, up to the last iteration; a remark when there are none."""
+    """One curve per window of the recording, early to late, and model, up to the last iteration; a remark when there are none."""
     from matplotlib import colormaps
 
     drawn = [(curve, trace) for curve, trace in zip(curves, traces, strict=True) if curve]
+    several = any(trace.model for trace in traces)
     for i, (curve, trace) in enumerate(drawn):
-        name = f"from {trace.start:.0f} s" if i in (0, len(drawn) - 1) else None
+        name = f"from {trace.start:.0f} s" + (f", model {trace.model + 1}" if several else "") if i in (0, len(drawn) - 1) else None
         last = len(trace.objective)
         color = colormaps["viridis"](0.85 * i / max(1, len(drawn) - 1))
-        axes.plot(range(last - len(curve) + 1, last + 1), curve, ".-", color=color, label=name)
+        axes.plot(range(last - len(curve) + 1, last + 1), curve, "x:" if trace.model else ".-", color=color, label=name)
     axes.set(xlabel="EM iteration")
     axes.grid(alpha=0.3)
     if len(drawn) > 1:

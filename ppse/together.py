@@ -109,7 +109,7 @@ def enhance_batch(
     heard = [i for i, part in enumerate(parts) if part.wave.any()]  # digital silence comes out as it is
     if heard:
         x, observed = _padded([parts[i].stretch(0, len(parts[i].wave)) for i in heard], [parts[i].observed for i in heard])
-        found = []
+        laws, drawn = [], []
         with random_from(seed):
             for number, each in enumerate(models):
                 suited = method.suited(each)
@@ -118,13 +118,15 @@ def enhance_batch(
                     if report:
                         report((number + (iteration + 1) / total) / len(models))
 
-                found.append(infer(each, x, suited, observed, keep=Keep(-(-draws // len(models))), callback=note))
+                inferred = infer(each, x, suited, observed, keep=Keep(-(-draws // len(models))), callback=note)
+                laws.append(inferred.sources)
+                drawn.append(inferred.source_draws)
                 for row, i in enumerate(heard):
-                    acceptance = [_mean_of_recording(info.acceptance, row, len(heard), suited.starts) for info in found[-1].info]
-                    results[i].traces.append(Trace(0, 0.0, found[-1].objective, acceptance))
-        sources, drawn = averaged([each.sources for each in found]), in_turn([each.source_draws for each in found], draws)
+                    acceptance = [_mean_of_recording(info.acceptance, row, len(heard), suited.starts) for info in inferred.info]
+                    results[i].traces.append(Trace(0, 0.0, inferred.objective, acceptance, number))
+        sources, chosen = averaged(laws), in_turn(drawn, draws)
         for row, i in enumerate(heard):
-            _add(parts[i], sources, drawn, row, x)
+            _add(parts[i], sources, chosen, row, x)
     for part, result in zip(parts, results, strict=True):
         part.write(result, 0)
     taken, seconds = time.monotonic() - started, [result.noisy.size / result.sample_rate for result in results]

@@ -14,6 +14,8 @@ import ppse
 from ppse import audio, choices, methods
 from ppse.cli import app
 from ppse.distributions import ComplexNormal
+from ppse.given import labelled
+from ppse.labels import Label
 from ppse.mixture import Mixture
 from ppse.models import HeardNoise, NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
 from ppse.source_posterior import averaged, in_turn
@@ -100,6 +102,40 @@ def test_models_of_other_sources_are_refused(pair: list[Mixture]) -> None:
     three = Mixture(speech=pair[0].speech, noise=StationaryNoise(), hum=StationaryNoise())
     with pytest.raises(ValueError, match="hum.*expected the same in each"):
         ppse.enhance(wave(), [pair[0], three], METHOD)
+
+
+def test_what_two_models_share_each_fits_for_itself(pair: list[Mixture]) -> None:
+    """In the second window, too, where each goes on from what it found in the first."""
+    noise, noisy = NMFNoise(3), wave(1.1)
+    shared = [Mixture(speech=each.speech, noise=noise) for each in pair]
+    own = [Mixture(speech=each.speech, noise=NMFNoise(3)) for each in pair]
+    one, other = (ppse.enhance(noisy, models, METHOD, window=0.5) for models in (shared, own))
+    np.testing.assert_array_equal(one.estimates["speech"], other.estimates["speech"])
+
+
+def test_labels_hold_under_every_model(pair: list[Mixture]) -> None:
+    known = labelled([Label(0.1, 0.4, "noise")])
+    both = ppse.enhance(wave(), pair, METHOD, given=[known], std=True)
+    inner = slice(int(0.2 * RATE), int(0.3 * RATE))
+    assert np.abs(both.estimates["speech"][0, inner]).max() == 0
+    assert np.abs(both.estimates["speech"]).max() > 0
+
+
+def test_none_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="no model in the sequence"):
+        ppse.enhance(wave(), [], METHOD)
+
+
+def test_other_stfts_are_refused(pair: list[Mixture]) -> None:
+    with pytest.raises(ValueError, match=r"STFTs of \[512, 1024\]"):
+        ppse.enhance(wave(), [pair[0], Mixture(speech=VAESpeech(257, 4, (16,), 8), noise=StationaryNoise())], METHOD)
+
+
+def test_traces_and_figure_tell_the_models_apart(pair: list[Mixture], tmp_path: Path) -> None:
+    both = ppse.enhance(wave(), pair, METHOD)
+    assert [trace.model for trace in both.traces] == [0, 1]
+    legend = both.plot(tmp_path / "both.png").axes[-2].get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["from 0 s, model 1", "from 0 s, model 2"]
 
 
 def test_a_run_is_that_of_one_model(pair: list[Mixture]) -> None:

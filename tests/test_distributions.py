@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 
 import pyro
 import pyro.distributions as dist
@@ -125,3 +127,45 @@ def test_derivatives_of_the_density_of_first_and_second_order_under_broadcasting
 def test_a_real_value_has_a_density_too() -> None:
     law = ComplexNormal(0j, torch.tensor([0.5, 2.0]))
     assert torch.equal(law.log_prob(torch.tensor([1.0, -3.0])), law.log_prob(torch.tensor([1.0 + 0j, -3.0])))
+
+
+class TestPowerOfWhatIsObserved:
+    """It is kept, since every iteration asks for it, and never old."""
+
+    law = ComplexNormal(0j, torch.ones(2))
+
+    def test_it_is_found_once(self) -> None:
+        x = torch.tensor([1 + 2j, 3j])
+        assert self.law.squared_error(x).tolist() == [5.0, 9.0]
+        assert self.law.squared_error(x) is self.law.squared_error(x)
+
+    def test_a_change_in_place_is_seen(self) -> None:
+        x = torch.tensor([1 + 2j, 3j])
+        self.law.squared_error(x)
+        x *= 2
+        assert self.law.squared_error(x).tolist() == [20.0, 36.0]
+
+    def test_who_changes_what_was_found_harms_nobody(self) -> None:
+        x = torch.tensor([1 + 2j, 3j])
+        self.law.squared_error(x).zero_()
+        assert self.law.squared_error(x).tolist() == [5.0, 9.0]
+
+    def test_what_is_found_in_inference_mode_is_not_used_outside(self) -> None:
+        x, var = torch.tensor([1 + 2j, 3j]), torch.ones(2, requires_grad=True)
+        with torch.inference_mode():
+            self.law.log_prob(x)
+        ComplexNormal(0j, var).log_prob(x).sum().backward()
+        assert var.grad is not None and var.grad.tolist() == [4.0, 8.0]
+
+    def test_it_goes_with_the_tensor(self) -> None:
+        x = torch.tensor([1 + 2j, 3j])
+        power = weakref.ref(self.law.squared_error(x))
+        del x
+        gc.collect()
+        assert power() is None
+
+    def test_a_gradient_reaches_the_value(self) -> None:
+        x = torch.tensor([1 + 2j, 3j], requires_grad=True)
+        self.law.squared_error(x.detach())
+        self.law.squared_error(x).sum().backward()
+        assert x.grad is not None and torch.equal(x.grad, 2 * x.detach())

@@ -1,7 +1,9 @@
 """A network is asked once about the same latents, and never answers for others, for other weights, or with a graph that is used up."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 import ppse
 from ppse import methods
-from ppse.inference import infer
+from ppse.inference import infer, resume
 from ppse.memo import Memo
 from ppse.models import DKFSpeech, NMFNoise, RVAESpeech, VAESpeech
 
@@ -87,11 +89,35 @@ def test_a_network_in_training_is_asked_every_time() -> None:
     assert square.calls == 2
 
 
-def test_inference_mode() -> None:
-    square = Counted()
+@pytest.mark.parametrize("inside", [False, True], ids=["latents from outside", "latents from inside"])
+def test_what_is_found_in_inference_mode_is_not_used_outside(inside: bool) -> None:
+    square, z, w = Counted(), torch.ones(1, 1), torch.ones(1, 1, requires_grad=True)
     with torch.inference_mode():
-        z = torch.ones(1, 1)
+        z = torch.ones(1, 1) if inside else z
         assert torch.equal(square(z), square(z))
+    if not inside:
+        (square(z) * w.square()).sum().backward()
+        assert w.grad is not None and w.grad.item() == pytest.approx(2 * square.weight**2)
+
+
+def test_weights_that_are_gone_are_not_taken_for_others() -> None:
+    """Their numbers are given to others then."""
+    square, z = Counted(), torch.ones(1, 1)
+    for value in range(50):
+        square.network.weight = nn.Parameter(torch.full((1, 1), float(value)), requires_grad=False)
+        assert square(z).item() == value**2
+
+
+def test_nothing_is_kept_alive() -> None:
+    """The last decode has a graph that nobody goes back through."""
+    x = torch.randn(6, 9, dtype=torch.complex64)
+    model = ppse.Mixture(speech=RVAESpeech(n_freqs=9, n_latent=4).requires_grad_(False), noise=NMFNoise(2))
+    inference = infer(model, x, methods.langevin_em(3))
+    memo = weakref.ref(inference.graph.speech._decoded)
+    assert memo() is not None and memo()._value.requires_grad
+    del inference
+    gc.collect()
+    assert memo() is None
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda memo: pickle.loads(pickle.dumps(memo))], ids=["deepcopy", "pickle"])
@@ -115,14 +141,14 @@ def test_one_decode_per_iteration(prior: type, monkeypatch: pytest.MonkeyPatch) 
 
     forward = nn.Sequential.forward
     monkeypatch.setattr(nn.Sequential, "forward", counted)
-    monkeypatch.setattr(ppse.inference.copy, "deepcopy", lambda model: model)
-    speech = prior(n_freqs=9, n_latent=4).requires_grad_(False)
-    decoder = speech.decoder
+    model = ppse.Mixture(speech=prior(n_freqs=9, n_latent=4).requires_grad_(False), noise=NMFNoise(2))
+    decoder = model.speech.decoder
     x = torch.randn(7, 9, dtype=torch.complex64)
     counts = []
     for iterations in (10, 20):
         calls = 0
-        infer(ppse.Mixture(speech=speech, noise=NMFNoise(2)), x, methods.langevin_em(iterations, settle=5))
+        model.start(x)
+        resume(model, x, methods.langevin_em(iterations, settle=5))
         counts.append(calls)
     assert counts[1] - counts[0] == 10
     assert counts[0] <= 10 - 5 + 5  # of those that settle one, and a few to set up

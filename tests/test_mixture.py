@@ -10,6 +10,7 @@ from torch import Tensor
 from ppse import ComplexNormal, Mixture, posterior
 from ppse.mixture import VARIANCE_FLOOR, Frames, draw_sources
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, SwitchingSpeech, VAESpeech
+from ppse.models._multiplicative import averages, over_draws, per_draw_averages
 
 T, F = 6, 5
 
@@ -178,3 +179,14 @@ def test_masked_bins_have_no_likelihood(shape: tuple[int, ...]) -> None:
     trace.compute_log_prob()
     expected: Tensor = tone(pyro.plate("frames", T, dim=-1)).log_prob(x) * observed
     torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected.sum(-1))
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize(("power", "variance"), [
+    ((4, 5), (4, 5)), ((4, 5), (3, 4, 5)), ((3, 4, 5), (3, 4, 5)), ((1, 4, 5), (1, 4, 5)), ((2, 1, 4, 5), (2, 3, 4, 5)),
+])
+def test_averages_over_draws_are_those_of_the_draws(power: tuple[int, ...], variance: tuple[int, ...], observed: bool) -> None:
+    p, v = torch.rand(power), 0.1 + torch.rand(variance)
+    seen = (torch.rand(4, 5) > 0.3) if observed else None
+    for found, each in zip(averages(p, v, seen), per_draw_averages(p, v, seen), strict=True):
+        torch.testing.assert_close(found, over_draws(each))

@@ -21,6 +21,7 @@ from .run import Draws
 class Expectation(NamedTuple):
     """Result of an E-step: constrained draws by site, (…, chains, frames, …), and what the kernel said in its last step.
 
+    A draw may be a leaf that wants a gradient, for the sake of the next E-step; detach what is to be kept.
     ``sources``: by name, laws that an E-step has in closed form, where it has also made the M-step that goes with them.
     """
 
@@ -100,11 +101,12 @@ def mcmc_e_step(
             state, info = kernel(current).step(state)
             if iteration < adapt:
                 current = adapter(info.acceptance)
-            if step == burn_in + draws - 1:
+            if step == burn_in + draws - 1 and (state.gradient is not None or state.log_density is None):  # a kernel that takes gradients
                 state = state._replace(position=_leaves(state.position))
             if step >= burn_in:
                 kept.append(_constrained(target, state.position))
-        return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
+        with torch.no_grad():
+            return Expectation({k: _joined([p[k] for p in kept], target.event_dim(k)) for k in target.sites}, info)
 
     return e_step
 
