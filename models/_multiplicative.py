@@ -30,7 +30,8 @@ def averages(power: Tensor, variance: Tensor, observed: Tensor | None) -> tuple[
     ratio = over_draws(power * square) if power.dim() > 2 and power.shape[-3] > 1 else over_draws(square) * over_draws(power)
     inverse = over_draws(inverse)
     if observed is not None:
-        inverse, ratio = inverse * observed, ratio * observed
+        seen = over_draws(observed.to(ratio.dtype)) if observed.dim() > 2 else observed  # which is the same in all draws
+        inverse, ratio = inverse * seen, ratio * seen
     return ratio, inverse
 
 

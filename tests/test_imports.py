@@ -1,4 +1,4 @@
-"""Imports point one way: distributions, stft <- mixture <- models <- guides; infer knows no audio; the rest on top."""
+"""Imports point one way: distributions, stft, memo <- mixture <- models <- guides; infer knows no audio; the rest on top."""
 
 import ast
 import subprocess
@@ -18,11 +18,12 @@ ALLOWED: dict[str, set[str]] = {
     "stft": set(),
     "files": set(),
     "weights": {"files"},
+    "memo": set(),
     "audio": {"files"},
     "mixture": {"distributions"},
     "infer": {"infer"},
     "lips": set(),
-    "models": {"models", "distributions", "lips", "mixture", "stft", "weights"},
+    "models": {"models", "distributions", "lips", "memo", "mixture", "stft", "weights"},
     "guides": {"guides", "distributions", "lips", "mixture", "stft", "models"},
     "corpus": {"audio", "stft"},
     "simulate": {"corpus", "stft"},

@@ -187,6 +187,6 @@ def test_masked_bins_have_no_likelihood(shape: tuple[int, ...]) -> None:
 ])
 def test_averages_over_draws_are_those_of_the_draws(power: tuple[int, ...], variance: tuple[int, ...], observed: bool) -> None:
     p, v = torch.rand(power), 0.1 + torch.rand(variance)
-    seen = (torch.rand(4, 5) > 0.3) if observed else None
+    seen = (torch.rand(4, 5) > 0.3).expand(power) if observed else None
     for found, each in zip(averages(p, v, seen), per_draw_averages(p, v, seen), strict=True):
         torch.testing.assert_close(found, over_draws(each))
