@@ -185,7 +185,7 @@ class MixtureSpeech(SwitchingSpeech):
 def _chosen(laws: Sequence[ComplexNormal], regime: Tensor) -> ComplexNormal:
     """The law of the expert whose number stands in the regime (…, T)."""
     number = regime.unsqueeze(-1)
-    var, centred = laws[0].var, all(not isinstance(law.centre, Tensor) and law.centre == 0 for law in laws)
+    var, centred = laws[0].var, all(law.centred for law in laws)
     loc = laws[0].loc
     for i, law in enumerate(laws[1:], 1):
         var = torch.where(number == i, law.var, var)

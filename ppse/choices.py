@@ -97,8 +97,8 @@ def models(prior: str, noise: str, rank: int | None = None, spacing: int | None 
     names = noise.split("+")
     if len(set(names)) < len(names):
         raise typer.BadParameter(f"'{noise}' names a noise model twice; give each once", param_hint="--noise")
-    several = len(names) > 1 and "nmf" in names
-    return [model(prior, name, *((None, None) if several and name != "nmf" else (rank, spacing))) for name in names]
+    own = "nmf" if "nmf" in names else names[0]  # which refuses a rank or a spacing that it has not
+    return [model(prior, name, *((rank, spacing) if name == own else ())) for name in names]
 
 
 def ears(name: str) -> CausalListener | VAESpeech:

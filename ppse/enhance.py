@@ -224,10 +224,10 @@ def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, d
     names = [sorted(each.sources) for each in models]
     if any(other != names[0] for other in names):
         raise ValueError(f"enhance: models of the sources {' and '.join(map(str, names))}; expected the same in each, as they are averaged")
-    sizes = {stft_of(each).n_fft for each in models}
-    if len(sizes) > 1:
+    stfts = [stft_of(each) for each in models]
+    if len(sizes := {stft.n_fft for stft in stfts}) > 1:
         raise ValueError(f"enhance: models for STFTs of {sorted(sizes)} samples; expected the same in each, as they are averaged")
-    return copies(models), method or methods.default(), stft_of(models[0])
+    return copies(models), method or methods.default(), stfts[0]
 
 
 def copies(models: Sequence[Mixture]) -> list[Mixture]:

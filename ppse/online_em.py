@@ -52,7 +52,7 @@ class Continued(nn.Module):
         return self.memory.advance(frames, self.state)[0]
 
     def remember(self, frames: Tensor) -> None:
-        """These frames are past from now on."""
+        """These frames are past from now on. What comes behind them is another z, so that the memo of the decoder (:mod:`ppse.memo`) holds."""
         self.state = self.memory.advance(frames, self.state)[1]
 
 

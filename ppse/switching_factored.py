@@ -52,7 +52,7 @@ def factored_speech(found: Regimes, x: Tensor, observed: Tensor | None) -> Facto
         ValueError: when a source has a mean, so that its power does not say all.
     """
     for name, law in found.laws.items():
-        if isinstance(law.centre, Tensor) or law.centre != 0:
+        if not law.centred:
             raise ValueError(f"switching_vem: the source '{name}' has a mean; with factored=True all must have a mean of 0: use factored=False")
     speech, other = found.laws[found.source].var, sum(law.var for law in found.others.values())
     (a_s, gap_s), (a_n, gap_n) = (_over_draws(v) for v in (speech, torch.as_tensor(other, dtype=speech.dtype)))

@@ -70,7 +70,7 @@ def enhance(
     if not lips and weights.held(prior) == AVVAESpeech.__name__:
         lips, prior = prior, "vae"
         complain(f"note: {lips} watches lips; what is heard alone follows the prior '{prior}'. To choose both: --prior … --lips {lips}")
-    models = choices.models(prior, noise, rank, spacing)
+    models, noises = choices.models(prior, noise, rank, spacing), noise.split("+")
     if save_run not in ("", "auto") and Path(save_run).suffix != ".nc":
         raise typer.BadParameter(f"'{save_run}' should end in .nc, or be 'auto' for a file beside every output", param_hint="--save-run")
     if save_run and len(models) > 1:
@@ -87,7 +87,7 @@ def enhance(
         raise typer.BadParameter(f"no label file in '{labels}' has the name of a recording; expected NAME.txt or NAME.csv", param_hint="--labels")
     if lips and labels:
         raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
-    if lips and "heard" in noise.split("+"):
+    if lips and "heard" in noises:
         raise typer.BadParameter("lips go with a prior as it is, not with one that is narrowed to what is heard; use nmf", param_hint="--noise")
     if lips and any(isinstance(module, DynamicalVAE) for model in models for module in model.modules()):
         raise typer.BadParameter(f"'{prior}' has memory; beside lips there has to be a prior of single frames, such as vae", param_hint="--prior")
@@ -115,7 +115,7 @@ def enhance(
     settings = {"method": method, "prior": prior, "noise": noise, "chains": chains, "seed": seed, "device": device, "batch": batch_size}
     settings |= {"labels": str(labels)} if labels else {}
     settings |= {"lips": lips, "lips_offset": str(lips_offset)} if lips else {}
-    settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if "nmf" in noise.split("+") else {}
+    settings |= {"rank": rank or RANK, "spacing": spacing or SPACING} if "nmf" in noises else {}
     summary = batch.summary(outcomes, settings | {"command": provenance.command(), "versions": provenance.versions(*evaluation.PACKAGES)})
     if results:
         audio.write_text(results, json.dumps(summary, indent=1))
