@@ -20,20 +20,13 @@ import numpy as np
 import torch
 
 import ppse
-from ppse import Mixture, audio, methods, metrics, pairing
+from ppse import Mixture, audio, choices, methods, metrics, pairing
 from ppse.enhance import RANK, SPACING
 from ppse.guides import clean_guide
 from ppse.methods import Method
-from ppse.models import HeardNoise, HeardSpeech, NMFNoise, RVAESpeech, VAESpeech
-from ppse.models.heard_speech import WithEncoder
+from ppse.models import NMFNoise, RVAESpeech, VAESpeech
 
 RATE = 16_000
-
-
-def heard(speech: VAESpeech | RVAESpeech, ears: VAESpeech) -> Mixture:
-    """Speech and noise as ears hear them."""
-    source: WithEncoder = speech
-    return Mixture(speech=HeardSpeech(source, ears), noise=HeardNoise(ears))
 
 
 def gains(pairs: list[tuple[np.ndarray, np.ndarray]], model: Mixture, method: Method) -> tuple[np.ndarray, float]:
@@ -87,12 +80,12 @@ def main() -> None:
     rows: list[tuple[str, Mixture, Callable[[], Method]]] = [
         ("vae, NMF: `default`, unsupervised", nmf(vae), methods.default),
         ("vae, NMF: `amortised`, unsupervised", nmf(vae), methods.amortised),
-        ("vae_aware, heard: `default`", heard(aware, aware), methods.default),
-        ("vae_aware, heard: `fast`", heard(aware, aware), methods.fast),
-        ("vae_aware, heard: `amortised`", heard(aware, aware), methods.amortised),
-        ("rvae, heard: `default`", heard(rvae, aware), methods.default),
-        ("rvae, heard: `fast`", heard(rvae, aware), methods.fast),
-        ("rvae, heard: `amortised`", heard(rvae, aware), methods.amortised),
+        ("vae_aware, heard: `default`", choices.model("vae_aware", "heard"), methods.default),
+        ("vae_aware, heard: `fast`", choices.model("vae_aware", "heard"), methods.fast),
+        ("vae_aware, heard: `amortised`", choices.model("vae_aware", "heard"), methods.amortised),
+        ("rvae, heard: `default`", choices.model("rvae", "heard"), methods.default),
+        ("rvae, heard: `fast`", choices.model("rvae", "heard"), methods.fast),
+        ("rvae, heard: `amortised`", choices.model("rvae", "heard"), methods.amortised),
     ]
     print("| | SI-SDR (dB) | pesq_wb | ESTOI | s per s |\n|---|---|---|---|---|")
     for name, model, method in rows:

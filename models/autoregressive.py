@@ -107,7 +107,7 @@ class AutoregressiveVAESpeech(VAESpeech):
 
     Args:
         correlation: r, of the codes of neighbouring frames, in (-1, 1); 0 is VAESpeech.
-        n_freqs, n_latent, hidden, context, log_input, relu, couplings: as for :class:`VAESpeech`.
+        n_freqs, n_latent, hidden, context, log_input, relu, couplings, bands: as for :class:`VAESpeech`.
 
     Raises:
         ValueError: when the correlation is out of range.
@@ -118,9 +118,9 @@ class AutoregressiveVAESpeech(VAESpeech):
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0, correlation: float = 0.9, *,
-        log_input: bool = True, relu: bool = False, couplings: int = 0,
+        log_input: bool = True, relu: bool = False, couplings: int = 0, bands: int = 0,
     ) -> None:
-        super().__init__(n_freqs, n_latent, hidden, context, log_input=log_input, relu=relu, couplings=couplings)
+        super().__init__(n_freqs, n_latent, hidden, context, log_input=log_input, relu=relu, couplings=couplings, bands=bands)
         self.correlation = _checked(correlation, "AutoregressiveVAESpeech")
         self.settings["correlation"] = correlation
 

@@ -60,10 +60,10 @@ class CausalListener(nn.Module):
         """
         return load(cls, name)
 
-    def forward(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
+    def forward(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
         """A whole recording (…, T, F) of unit running level in every frame, in windows that begin anywhere: random by :func:`torch.randint`.
 
-        It is for training, where all frames are ``observed`` and the average is its own. What is ahead of the last window is silence, where in a
+        It is for training, where all frames are ``observed`` and what is steady is its own. What is ahead of the last window is silence, where in a
         stream a window ends with the newest frame.
         """
         features = log_power(x)

@@ -16,6 +16,7 @@ from .coupled_normal import CoupledNormal, Coupling
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
 
 if TYPE_CHECKING:
+    from .band_listener import BandListener
     from .causal_listener import CausalListener
 
 
@@ -147,15 +148,13 @@ class Listener(nn.Module):
         self.couplings = nn.ModuleList(Coupling(n_latent, 2 * size, 2 * n_latent, odd=bool(i % 2)) for i in range(couplings))
         untaught(self)
 
-    def forward(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
-        """Frames with no bin ``observed`` do not count in the average; behind the last observed one (padding) the result means nothing.
+    def forward(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
+        """Behind the last frame with an ``observed`` bin (padding) the result means nothing.
 
-        ``average`` (…, 1, F) takes the place of that of x, when x is the last part of a recording of which more is known; see
-        :func:`average_log_power`.
+        ``steady`` takes the place of what :meth:`steady` finds in x, when x is the last part of a recording of which more is known.
         """
         features = log_power(x)
-        if average is None:
-            average = average_log_power(x, observed)
+        average = self.steady(x, observed) if steady is None else steady
         embedded = torch.relu(self.now(features) + self.background(average))
         flat = embedded.reshape(-1, *embedded.shape[-2:])
         ends = lengths(observed, x)
@@ -163,8 +162,12 @@ class Listener(nn.Module):
         memory = memory.reshape(*x.shape[:-1], -1)
         return told(self, memory, average)
 
+    def steady(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What is there all the time, (…, 1, n): the average log-power, of the frames with an observed bin."""
+        return average_log_power(x, observed)
 
-def untaught(listener: Listener | CausalListener) -> None:
+
+def untaught(listener: Listener | BandListener | CausalListener) -> None:
     """Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is the average spectrum."""
     nn.init.constant_(listener.mask.bias, 2.0)
     for head in (listener.shift, listener.noise):
@@ -184,17 +187,21 @@ class NoisyEncoder(nn.Module):
     Called as :class:`FrameEncoder`; ``observed`` keeps the padding of a batch out of the context.
     """
 
-    def __init__(self, listener: Listener | CausalListener, encoder: FrameEncoder) -> None:
+    def __init__(self, listener: Listener | BandListener | CausalListener, encoder: FrameEncoder) -> None:
         super().__init__()
         self.listener, self.encoder = listener, encoder
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal | CoupledNormal:
         return self.read(x, self.hear(x, observed))
 
-    def hear(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
-        """What the listener makes of the recording."""
-        heard: Heard = self.listener(x, observed, average)
+    def hear(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
+        """What the listener makes of the recording; ``steady`` as in :meth:`Listener.forward`."""
+        heard: Heard = self.listener(x, observed, steady)
         return heard
+
+    def steady(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What is there all the time, as the listener knows it."""
+        return cast("Listener | BandListener", self.listener).steady(x, observed)  # ears for streams keep it themselves
 
     def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> Normal | CoupledNormal:
         """The law of the latents, (…, T, L), given what was heard."""
@@ -221,9 +228,13 @@ class CleanedEncoder(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None = None) -> TorchDistribution:
         return self.read(x, self.hear(x, observed), observed)
 
-    def hear(self, x: Tensor, observed: Tensor | None = None, average: Tensor | None = None) -> Heard:
-        """What the listener makes of the recording."""
-        return self.listener.hear(x, observed, average)
+    def hear(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
+        """What the listener makes of the recording; ``steady`` as in :meth:`Listener.forward`."""
+        return self.listener.hear(x, observed, steady)
+
+    def steady(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What is there all the time, as the listener knows it."""
+        return self.listener.steady(x, observed)
 
     def read(self, x: Tensor, heard: Heard, observed: Tensor | None = None) -> TorchDistribution:
         """The law of the latents, (…, T, L), given what was heard."""

@@ -29,7 +29,8 @@ class HeardNoise(Wrapper):
     propose (:func:`ppse.guides.starting_guide`), whatever its prior is.
 
     Args:
-        ears: a VAE with a listener, for the STFT of the recording, e.g. ``VAESpeech.pretrained("vae_aware")``; a copy is kept.
+        ears: a VAE with a listener, for the STFT of the recording, e.g. ``VAESpeech.pretrained()``, and better one that listens in
+            bins than in bands (docs/amortised.md); a copy is kept.
         correction: noise model of the recording divided by what is heard; NMF of :data:`RANK` and :data:`SPACING` unless given.
 
     Raises:
@@ -44,7 +45,7 @@ class HeardNoise(Wrapper):
             found = type(self.source).__name__
             raise ValueError(f"HeardNoise: the correction is {found}, which has no closed-form M-step; use NMFNoise or StationaryNoise")
         if ears.listener is None:
-            raise ValueError("HeardNoise: this VAE has no listener; give VAESpeech.pretrained('vae_aware'), or train one with VAESpeech(context=…)")
+            raise ValueError("HeardNoise: this VAE has no listener; give VAESpeech.pretrained(), or train one with VAESpeech(context=…)")
         self.ears = copy.deepcopy(ears).requires_grad_(False)
         self.register_buffer("heard", None, persistent=False)  # of one recording
 

@@ -16,6 +16,7 @@ from ..memo import Memo
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 from ..weights import load
+from .band_listener import BandListener
 from .encoders import FrameEncoder, Listener, NoisyEncoder, perceptron
 
 
@@ -33,6 +34,7 @@ class VAESpeech(PyroModule):
         context: size of the recurrent layers of the noisy encoder; 0 for none.
         log_input: whether the encoder is ours, or as published (:class:`ppse.models.encoders.FrameEncoder`).
         relu: whether the hidden layers have ReLU activations, instead of tanh.
+        bands: how many the noisy encoder listens in (:class:`ppse.models.band_listener.BandListener`); 0 to listen in bins.
         couplings: how many bend the law of the noisy encoder, which is normal without (:class:`ppse.models.coupled_normal.CoupledNormal`).
 
     References:
@@ -42,18 +44,20 @@ class VAESpeech(PyroModule):
 
     def __init__(
         self, n_freqs: int = 513, n_latent: int = 32, hidden: Sequence[int] = (512,), context: int = 0, *, log_input: bool = True, relu: bool = False,
-        couplings: int = 0,
+        couplings: int = 0, bands: int = 0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
             "n_freqs": n_freqs, "n_latent": n_latent, "hidden": list(hidden), "context": context, "log_input": log_input, "relu": relu,
-            "couplings": couplings,
+            "couplings": couplings, "bands": bands,
         }
         self.n_freqs, self.n_latent = n_freqs, n_latent
         activation = nn.ReLU if relu else nn.Tanh
         self.decoder = perceptron([n_latent, *hidden, n_freqs], activation)
         self.encoder = FrameEncoder(n_freqs, n_latent, tuple(reversed(hidden)), log_input=log_input, activation=activation)
-        self.listener = Listener(n_freqs, n_latent, context, couplings) if context else None
+        self.listener: Listener | BandListener | None = None
+        if context:
+            self.listener = BandListener(n_freqs, n_latent, context, bands, couplings) if bands else Listener(n_freqs, n_latent, context, couplings)
         self._decoded = Memo()
 
     @classmethod

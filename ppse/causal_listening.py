@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .corpus import Speech, Waves
+from .corpus import Waves
 from .listening import Material, listening_loss, mixtures
 from .models import VAESpeech
 from .models.causal_listener import CausalListener
@@ -25,7 +25,7 @@ LEVEL = 625
 
 
 def train_causal_listener(
-    listener: CausalListener, vae: VAESpeech, training: tuple[Speech, Waves], validation: tuple[Speech, Waves], out: str | Path,
+    listener: CausalListener, vae: VAESpeech, training: tuple[Waves, Waves], validation: tuple[Waves, Waves], out: str | Path,
     schedule: Schedule | None = None, batch: int = 12, frames: int = 250, card: dict[str, object] | None = None, report: Report | None = None,
     team: Workers | None = None,
 ) -> list[Epoch]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from . import methods
 from .enhance import RANK, SPACING
-from .mixture import Mixture
+from .mixture import Mixture, Source
 from .models import (
     DKFSpeech,
     DSAESpeech,
@@ -28,6 +28,7 @@ from .models import (
 )
 from .models.causal_listener import CausalListener
 from .models.dynamical import DynamicalVAE
+from .models.encoders import Listener
 from .models.heard_speech import WithEncoder
 from .models.recurrent import Layers
 from .weights import load_any
@@ -42,7 +43,10 @@ NOISES = ("nmf", "stationary", "heard")
 """Noise models by name."""
 
 EARS = "vae_aware"
-"""The shipped weights that hear noise for priors without ears of their own."""
+"""The shipped weights that hear speech for priors without ears of their own."""
+
+NOISE_EARS = "vae"
+"""The shipped weights that hear noise for them: bands hear speech better, but what they hear of the noise follows the speech (docs/priors.md)."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
@@ -73,32 +77,46 @@ AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
     """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary", or "heard".
 
-    With the latter, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or
-    where it has none, the shipped :data:`EARS`.
+    With the latter, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or where it
+    has none, the shipped :data:`EARS`; for the noise they have to listen in bins, as the shipped :data:`NOISE_EARS` do.
 
     Raises:
         BadParameter: when there is no such noise model, or it has no rank or spacing.
         WeightsError: when the prior cannot be used.
     """
+    return _model(prior, noise, rank, spacing, narrowed=noise == "heard")
+
+
+def models(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> list[Mixture]:
+    """As :func:`model`, one for each of the noise models that "+" joins, as in "nmf+heard"; rank and spacing are those of "nmf".
+
+    Where one of them is "heard", the prior is narrowed in all.
+    """
+    names = noise.split("+")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"'{noise}' names a noise model twice; give each once", param_hint="--noise")
+    own = "nmf" if "nmf" in names else names[0]  # which refuses a rank or a spacing that it has not
+    return [_model(prior, name, *((rank, spacing) if name == own else (None, None)), narrowed="heard" in names) for name in names]
+
+
+def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrowed: bool) -> Mixture:
     if noise not in NOISES:
         raise typer.BadParameter(f"no noise model '{noise}'; there are {', '.join(NOISES)}", param_hint="--noise")
     option = "--rank" if rank is not None else "--spacing" if spacing is not None else ""
     if noise != "nmf" and option:
         raise typer.BadParameter(f"noise model '{noise}' has none, that is of nmf; leave {option} out", param_hint=option)
     speech = load_any(PRIORS, prior)
-    if noise == "heard":
-        ears = speech if isinstance(speech, VAESpeech) and speech.listener is not None else VAESpeech.pretrained(EARS)
-        return Mixture(speech=HeardSpeech(cast(WithEncoder, speech), ears), noise=HeardNoise(ears))
-    return Mixture(speech=speech, noise=NMFNoise(rank or RANK, spacing=spacing or SPACING) if noise == "nmf" else StationaryNoise())
+    own = speech if isinstance(speech, VAESpeech) and speech.listener is not None else None
 
+    def heard() -> HeardNoise:
+        return HeardNoise(own if own and isinstance(own.listener, Listener) else VAESpeech.pretrained(NOISE_EARS))
 
-def models(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> list[Mixture]:
-    """As :func:`model`, one for each of the noise models that "+" joins, as in "nmf+heard"; rank and spacing are those of "nmf"."""
-    names = noise.split("+")
-    if len(set(names)) < len(names):
-        raise typer.BadParameter(f"'{noise}' names a noise model twice; give each once", param_hint="--noise")
-    own = "nmf" if "nmf" in names else names[0]  # which refuses a rank or a spacing that it has not
-    return [model(prior, name, *((rank, spacing) if name == own else ())) for name in names]
+    makers: dict[str, Callable[[], Source]] = {
+        "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": heard,
+    }
+    if narrowed:
+        return Mixture(speech=HeardSpeech(cast(WithEncoder, speech), own or VAESpeech.pretrained(EARS)), noise=makers[noise]())
+    return Mixture(speech=speech, noise=makers[noise]())
 
 
 def ears(name: str) -> CausalListener | VAESpeech:

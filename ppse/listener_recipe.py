@@ -12,7 +12,7 @@ from torch import nn
 from . import audio, weights
 from .causal_listening import train_causal_listener
 from .corpus import Speech
-from .listening import train_listener
+from .listening import at_other_speeds, train_listener
 from .models import VAESpeech
 from .models.causal_listener import CausalListener
 from .models.heard_speech import same_weights
@@ -33,18 +33,24 @@ class ListenerRecipe:
         seed: of everything random.
         couplings: how many bend the law of the latents; it is normal without.
         ahead: 0, or the size of the layer that looks ahead in ears for streams (:class:`ppse.models.causal_listener.CausalListener`).
+        bands: how many it listens in (:class:`ppse.models.band_listener.BandListener`), or 0 for bins, in which ears for streams always listen.
     """
 
-    context: int = 320
+    context: int = 160
     epochs: int = 20
-    learning_rate: float = 1e-3
-    mixed: bool = True
+    learning_rate: float = 1.2e-3
+    mixed: bool = False
     batch: int = 16
-    frames: int = 150
+    frames: int = 250
     validation: float = 0.08
     seed: int = 0
     couplings: int = 0
     ahead: int = 0
+    bands: int = 40
+
+
+NOISE_SPEEDS, SPEECH_SPEEDS = (0.6, 0.75, 0.875, 8 / 7, 4 / 3), (0.9, 0.95, 1.05, 1.1)
+"""Speeds at which recordings are played again for training."""
 
 
 def train_listener_of(
@@ -85,7 +91,8 @@ def train_listener_of(
     if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
     schedule = Schedule(recipe.epochs, recipe.learning_rate, 2e-5, patience=99, seed=recipe.seed, mixed=recipe.mixed)
-    training, validation = (speech, recorded[0]), (others, recorded[1])
+    training = at_other_speeds(speech, SPEECH_SPEEDS, each=False), at_other_speeds(recorded[0], NOISE_SPEEDS, each=True)
+    validation = others, recorded[1]
     ears: nn.Module
     if recipe.ahead:
         ears = listener = seeded(recipe.seed, lambda: CausalListener(trained.n_freqs, trained.n_latent, recipe.context, recipe.ahead))
@@ -93,7 +100,8 @@ def train_listener_of(
             listener, copy.deepcopy(trained), training, validation, out, schedule, recipe.batch, recipe.frames, card, report, team,
         )
     else:
-        ears = vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, "context": recipe.context, "couplings": recipe.couplings}))
+        heads = {"context": recipe.context, "couplings": recipe.couplings, "bands": recipe.bands}
+        ears = vae = seeded(recipe.seed, lambda: VAESpeech(**{**trained.settings, **heads}))
         vae.encoder.load_state_dict(trained.encoder.state_dict())
         vae.decoder.load_state_dict(trained.decoder.state_dict())
         train_listener(vae, training, validation, out, schedule, recipe.batch, recipe.frames, card, report, team)

@@ -7,15 +7,17 @@ What such an encoder helps to find is no longer unsupervised in the noise.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import simulate
-from .corpus import Speech, Waves
+from . import audio, simulate
+from .corpus import Waves
 from .distributions import power_of
 from .models import VAESpeech
+from .models.band_listener import BandListener
 from .models.encoders import Heard, NoisyEncoder
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .simulate import unit_power
@@ -28,6 +30,12 @@ DISTANCE = 5.0
 
 EXPONENT, FLOOR = 0.3, 1e-5
 """Magnitudes are compressed by this exponent in :func:`distance`, with the floor added to powers."""
+
+FAINT = 1e-8
+"""Power added to noise, heard or true, in :func:`told_in_bands`."""
+
+RECORDED = 0.75
+"""Share of :func:`mixtures` whose noise is recorded."""
 
 QUIET = 1e-8
 """Power below which a stretch of recorded noise is a pause, which is not made loud."""
@@ -48,10 +56,23 @@ def distance(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, x: Tensor, he
 
 
 def listening_loss(vae: VAESpeech, encoder: NoisyEncoder, clean: Tensor, noise: Tensor, beta: float) -> Tensor:
-    """:func:`ppse.training.heard_loss` of clean speech and noise, and :data:`DISTANCE` times the :func:`distance`, in nats, summed. Random."""
+    """:func:`ppse.training.heard_loss` of clean speech and noise, and :data:`DISTANCE` times the :func:`distance`, in nats, summed. Random.
+
+    A listener in bands also learns from what it says of bands by itself (:func:`told_in_bands`).
+    """
     x = clean + noise
     heard = encoder.hear(x)
-    return heard_loss(vae, encoder, clean, noise, beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+    loss = heard_loss(vae, encoder, clean, noise, beta, heard) + DISTANCE * distance(vae, encoder, clean, x, heard)
+    return loss + told_in_bands(encoder.listener, clean, noise, heard) if isinstance(encoder.listener, BandListener) else loss
+
+
+def told_in_bands(listener: BandListener, clean: Tensor, noise: Tensor, heard: Heard) -> Tensor:
+    """:func:`spectral_distance` of the masked recording, and Itakura-Saito divergence of the noise, bands counting alike; in nats, summed.
+
+    The mask and the noise alone, without what a speech prior makes of them: that is learnt first, and the rest from there.
+    """
+    ratio = (power_of(noise) + FAINT) / (heard.noise + FAINT)
+    return spectral_distance(heard.mask * (clean + noise), clean) + ((ratio - ratio.log() - 1) @ listener.to_bands).sum()
 
 
 def spectral_distance(estimate: Tensor, clean: Tensor) -> Tensor:
@@ -69,19 +90,19 @@ def spectral_distance(estimate: Tensor, clean: Tensor) -> Tensor:
 def mixtures(speech: Waves, recorded: Waves, count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Clean speech and noise, (count, 1, frames, F) each, at the scale at which their sum has unit level. Random from ``generator``.
 
-    Half of the noise is recorded, three in ten of it with some of another recording in it, the rest is simulated; SNR uniform between
-    -10 and 20 dB. Speech and recorded noise go through random smooth equalisers.
+    Most of the noise is recorded (:data:`RECORDED`), four in ten of it with some of another recording in it, the rest is simulated; SNR
+    uniform between -10 and 20 dB. Speech and recorded noise go through random smooth equalisers.
     """
-    def uniform() -> Tensor:
-        return torch.rand(count, 1, 1, generator=generator)
+    def uniform(some: int = count) -> Tensor:
+        return torch.rand(some, 1, 1, generator=generator)
 
-    clean = equalised(speech.segments(count, frames, generator), 0.25, generator)
-    snr = -10 + 30 * uniform()
-    real = unit_power(equalised(recorded.segments(count, frames, generator), 0.5, generator), QUIET)
-    other = unit_power(recorded.segments(count, frames, generator), QUIET)
-    real = unit_power(real + (uniform() < 0.3) * uniform() * other, QUIET)
-    simulated = simulate.noise(speech, count - count // 2, frames, generator)
-    return mixed(clean, torch.cat([real[: count // 2], simulated]), snr)
+    def recording(some: int) -> Tensor:
+        return unit_power(equalised(recorded.segments(some, frames, generator), 0.7, generator), QUIET)
+
+    clean = equalised(speech.segments(count, frames, generator), 0.4, generator)
+    snr, some = -10 + 30 * uniform(), int(RECORDED * count)
+    real = unit_power(recording(some) + (uniform(some) < 0.4) * uniform(some) * recording(some), QUIET)
+    return mixed(clean, torch.cat([real, simulate.noise(speech, count - some, frames, generator)]), snr)
 
 
 def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
@@ -94,10 +115,20 @@ def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
     return x * log_gain.exp()
 
 
+def at_other_speeds(data: Waves, speeds: Sequence[float], each: bool) -> Waves:
+    """Recordings as they are and played at other speeds, higher or lower in pitch: each at all of them, or at the next of them in turn."""
+    waves = list(data.waves)
+    for index, wave in enumerate(data.waves):
+        for speed in speeds if each else [speeds[index % len(speeds)]]:
+            rate = data.stft.sample_rate
+            waves.append(torch.from_numpy(audio.resample(wave.numpy(), round(speed * rate), rate)))
+    return Waves([wave for wave in waves if len(wave) >= data.stft.n_fft], data.stft)
+
+
 class Material(Waves):
     """Speech, and recordings of noise beside it."""
 
-    def __init__(self, speech: Speech, noise: Waves) -> None:
+    def __init__(self, speech: Waves, noise: Waves) -> None:
         super().__init__(speech.waves, speech.stft)
         self.noise = noise
 
@@ -107,7 +138,7 @@ class Material(Waves):
 
 
 def train_listener(
-    vae: VAESpeech, training: tuple[Speech, Waves], validation: tuple[Speech, Waves], out: str | Path, schedule: Schedule | None = None,
+    vae: VAESpeech, training: tuple[Waves, Waves], validation: tuple[Waves, Waves], out: str | Path, schedule: Schedule | None = None,
     batch: int = 16, frames: int = 150, card: dict[str, object] | None = None, report: Report | None = None, team: Workers | None = None,
 ) -> list[Epoch]:
     """Fit the listener of a VAE to clean speech plus simulated or recorded noise, in place, and write the best weights to ``out``.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .models.causal_listener import CONTEXT, CausalListener, running_mean
-from .models.encoders import CleanedEncoder, Heard, NoisyEncoder, average_log_power, log_power
+from .models.encoders import CleanedEncoder, Heard, NoisyEncoder, log_power
 
 EAR = 24
 """Frames that an encoder without memory hears at once, beside the average of the context; more of them cost time and bring nothing."""
@@ -31,10 +31,10 @@ class Ears(Protocol):
 
 
 def forgetful(encoder: NoisyEncoder | CleanedEncoder) -> Ears:
-    """Ears of a listener that goes both ways: it hears the last :data:`EAR` frames, and is told the average of all of x."""
+    """Ears of a listener that goes both ways: it hears the last :data:`EAR` frames, and is told what is steady in all of x."""
 
     def hear(x: Tensor, new: int, observed: Tensor, change: float) -> Heard:
-        return encoder.hear(x[-EAR:], observed[-EAR:], average_log_power(x, observed))
+        return encoder.hear(x[-EAR:], observed[-EAR:], encoder.steady(x, observed))
 
     return hear
 

@@ -17,7 +17,7 @@ from ppse.distributions import ComplexNormal
 from ppse.given import labelled
 from ppse.labels import Label
 from ppse.mixture import Mixture
-from ppse.models import HeardNoise, NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
+from ppse.models import HeardNoise, HeardSpeech, NMFNoise, RVAESpeech, StationaryNoise, VAESpeech
 from ppse.source_posterior import averaged, in_turn
 
 RATE = 16_000
@@ -147,6 +147,9 @@ def test_names_joined_by_plus() -> None:
     first, second = choices.models("vae", "nmf+heard", rank=3)
     assert isinstance(first.noise, NMFNoise) and first.noise.rank == 3
     assert isinstance(second.noise, HeardNoise)
+    assert isinstance(first.speech, HeardSpeech) and isinstance(second.speech, HeardSpeech)
+    assert not any(isinstance(mixture.speech, HeardSpeech) for mixture in choices.models("vae", "nmf+stationary"))
+    assert isinstance(choices.model("vae", "heard").speech, HeardSpeech)
     for wrong, reason in (("nmf+nmf", "twice"), ("nmf+", "no noise model ''"), ("nmf+wind", "no noise model 'wind'")):
         with pytest.raises(Exception, match=reason):
             choices.models("vae", wrong)

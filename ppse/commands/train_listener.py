@@ -23,6 +23,7 @@ def listener(
     context: Annotated[int, typer.Option(min=1, help="Size of the recurrent layers.")] = ListenerRecipe.context,
     couplings: Annotated[int, typer.Option(min=0, help="Couplings that bend the law of the latents; normal without.")] = ListenerRecipe.couplings,
     ahead: Annotated[int, typer.Option(min=0, help="For ears of streams: size of the layer that looks ahead.")] = ListenerRecipe.ahead,
+    bands: Annotated[int, typer.Option(min=0, help="Bands that it listens in; 0 for bins.")] = ListenerRecipe.bands,
     epochs: Annotated[int, typer.Option(min=1)] = ListenerRecipe.epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = ListenerRecipe.learning_rate,
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
@@ -47,7 +48,7 @@ def listener(
     check_weights_name(out)
     choices.check_device(device)
     team = workers(devices, device)
-    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead)
+    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead, bands)
     with progress_bars() as progress:
         report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
