@@ -98,7 +98,8 @@ def starting_guide(model: Mixture) -> EncoderGuide | None:
 
     To a source with none for noisy speech, the shipped VAE lends its own where the STFT is the same (:class:`CleanedEncoder`); failing
     that, the encoder for clean speech reads the noisy recording. Where the noise of the mixture is heard by ears of its own
-    (:class:`ppse.models.HeardNoise`), all sources start at what these propose. None when no source of the mixture has an encoder;
+    (:class:`ppse.models.HeardNoise`), sources start at what these propose, but for one that is narrowed to what others hear
+    (:class:`ppse.models.HeardSpeech`), which starts at that. None when no source of the mixture has an encoder;
     inference then starts at a draw from the prior.
     """
     ears = next((source.ears for _, source in _unwrapped(model.sources) if isinstance(source, HeardNoise)), None)

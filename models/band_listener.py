@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool1d
@@ -95,9 +97,9 @@ class BandListener(nn.Module):
         power = power_of(x)
         bins, bands = (power + FLOOR).log(), (power @ self.to_bands + FLOOR).log()
         seen = None if observed is None else observed.expand(x.shape).any(-1, keepdim=True)
-        low = over_time(bins, LOW, seen)
+        low = over_time(bins, (LOW,), seen)
         fine = (low - low @ self.to_bands @ self.to_bins).clamp(-FINE, FINE)
-        return torch.cat([over_time(bands, LOW, seen), over_time(bands, LOWEST, seen), fine], -1)
+        return torch.cat([*over_time(bands, (LOW, LOWEST), seen).split(1, -2), fine], -1)
 
     def _pitches(self, fine: Tensor) -> Tensor:
         last = min(PERIODS[1], fine.shape[-1])
@@ -116,12 +118,12 @@ def auditory_bands(n_freqs: int, count: int) -> Tensor:
     return bands.float()
 
 
-def over_time(values: Tensor, quantile: float, seen: Tensor | None = None) -> Tensor:
-    """The quantile over the frames that are ``seen`` (…, T, 1) of values (…, T, n) → (…, 1, n)."""
+def over_time(values: Tensor, quantiles: Sequence[float], seen: Tensor | None = None) -> Tensor:
+    """Quantiles over the frames that are ``seen`` (…, T, 1) of values (…, T, n) → (…, Q, n); 0 where none is."""
     if seen is None:
-        place = min(int(quantile * values.shape[-2]), values.shape[-2] - 1)
-        return values.sort(-2).values[..., place : place + 1, :]
+        seen = torch.ones_like(values[..., :1], dtype=torch.bool)
     count = seen.sum(-2, keepdim=True).clamp_min(1)
-    index = torch.minimum((quantile * count).long(), count - 1)
+    share = torch.tensor(quantiles, dtype=torch.float64, device=values.device).unsqueeze(-1)
+    index = torch.minimum((share * count).long(), count - 1)
     ordered = values.masked_fill(~seen, torch.inf).sort(-2).values
-    return ordered.gather(-2, index.expand(*ordered.shape[:-2], 1, ordered.shape[-1])).nan_to_num(posinf=0.0)
+    return ordered.gather(-2, index.expand(*ordered.shape[:-2], -1, ordered.shape[-1])).nan_to_num(posinf=0.0)

@@ -168,7 +168,7 @@ class Listener(nn.Module):
 
 
 def untaught(listener: Listener | BandListener | CausalListener) -> None:
-    """Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is the average spectrum."""
+    """Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is what is steady."""
     nn.init.constant_(listener.mask.bias, 2.0)
     for head in (listener.shift, listener.noise):
         nn.init.zeros_(head.weight)

@@ -26,7 +26,8 @@ class HeardNoise(Wrapper):
     cannot. What it hears is taken once, at :meth:`start`; EM then fits the correction, which begins at whatever the wrapped model does
     (inference methods that hear begin near one, by :func:`ppse.warm_start.fit_noise`: with patterns that begin at random, off by 0.2 dB on
     average and by some dB in single bins). The latents of speech start at what the same ears
-    propose (:func:`ppse.guides.starting_guide`), whatever its prior is.
+    propose (:func:`ppse.guides.starting_guide`), whatever its prior is; beside :class:`ppse.models.HeardSpeech`, whose ears are others, at what
+    those propose, and the correction starts where the noise is as those hear it.
 
     Args:
         ears: a VAE with a listener, for the STFT of the recording, e.g. ``VAESpeech.pretrained()``, and better one that listens in

@@ -46,7 +46,7 @@ EARS = "vae_aware"
 """The shipped weights that hear speech for priors without ears of their own."""
 
 NOISE_EARS = "vae"
-"""The shipped weights that hear noise for them: bands hear speech better, but what they hear of the noise follows the speech (docs/priors.md)."""
+"""The shipped weights that hear noise for them: bands hear speech better, but what they hear of the noise follows the speech (docs/amortised.md)."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
@@ -78,7 +78,7 @@ def model(prior: str, noise: str, rank: int | None = None, spacing: int | None =
     """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary", or "heard".
 
     With the latter, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or where it
-    has none, the shipped :data:`EARS`; for the noise they have to listen in bins, as the shipped :data:`NOISE_EARS` do.
+    has none, the shipped :data:`EARS`; where these listen in bands, the shipped :data:`NOISE_EARS` hear the noise, if the STFT is theirs.
 
     Raises:
         BadParameter: when there is no such noise model, or it has no rank or spacing.
@@ -109,7 +109,8 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
     own = speech if isinstance(speech, VAESpeech) and speech.listener is not None else None
 
     def heard() -> HeardNoise:
-        return HeardNoise(own if own and isinstance(own.listener, Listener) else VAESpeech.pretrained(NOISE_EARS))
+        shipped = VAESpeech.pretrained(NOISE_EARS)
+        return HeardNoise(own if own and (isinstance(own.listener, Listener) or own.n_freqs != shipped.n_freqs) else shipped)
 
     makers: dict[str, Callable[[], Source]] = {
         "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": heard,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from . import audio, weights
 from .causal_listening import train_causal_listener
-from .corpus import Speech
+from .corpus import Speech, Waves
 from .listening import at_other_speeds, train_listener
 from .models import VAESpeech
+from .models.band_listener import BandListener
 from .models.causal_listener import CausalListener
 from .models.heard_speech import same_weights
 from .optimisation import Report, Schedule
@@ -23,7 +24,7 @@ from .workers import Workers
 
 @dataclass(frozen=True)
 class ListenerRecipe:
-    """Settings of :func:`train_listener_of`; those of the shipped ``vae_aware``.
+    """Settings of :func:`train_listener_of`; those of the shipped ``vae_aware``, as far as a single run can have them (weights/README.md).
 
     Attributes:
         context: size of the recurrent layers.
@@ -34,6 +35,7 @@ class ListenerRecipe:
         couplings: how many bend the law of the latents; it is normal without.
         ahead: 0, or the size of the layer that looks ahead in ears for streams (:class:`ppse.models.causal_listener.CausalListener`).
         bands: how many it listens in (:class:`ppse.models.band_listener.BandListener`), or 0 for bins, in which ears for streams always listen.
+        speeds: whether recordings are played at other speeds, too; it takes seven times the memory of the noise, and twice that of the speech.
     """
 
     context: int = 160
@@ -47,6 +49,7 @@ class ListenerRecipe:
     couplings: int = 0
     ahead: int = 0
     bands: int = 40
+    speeds: bool = True
 
 
 NOISE_SPEEDS, SPEECH_SPEEDS = (0.6, 0.75, 0.875, 8 / 7, 4 / 3), (0.9, 0.95, 1.05, 1.1)
@@ -69,11 +72,14 @@ def train_listener_of(
     Raises:
         AudioError: when data cannot be read, or ``out`` cannot be written.
         WeightsError: when ``out`` is there already, or an unfinished training of other data or settings is.
-        ValueError: when there are fewer than two speakers or recordings of noise; for ears of streams, when the VAE is not the shipped one, or
-            with couplings.
+        ValueError: when there are fewer than two speakers or recordings of noise, or more bands than the VAE has bins for; for ears of streams,
+            when the VAE is not the shipped one, or with couplings.
     """
     recipe = recipe or ListenerRecipe()
+    recipe = replace(recipe, bands=0) if recipe.ahead else recipe
     audio.check_writable(out)
+    if recipe.bands:
+        BandListener(trained.n_freqs, 1, 1, recipe.bands)  # which refuses too many, before all the reading
     if recipe.ahead and recipe.couplings:
         raise ValueError("listener: ears for streams have a normal law, without couplings; leave one of the two out")
     if recipe.ahead and not _is_shipped(trained):
@@ -91,7 +97,9 @@ def train_listener_of(
     if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
     schedule = Schedule(recipe.epochs, recipe.learning_rate, 2e-5, patience=99, seed=recipe.seed, mixed=recipe.mixed)
-    training = at_other_speeds(speech, SPEECH_SPEEDS, each=False), at_other_speeds(recorded[0], NOISE_SPEEDS, each=True)
+    training: tuple[Waves, Waves] = speech, recorded[0]
+    if recipe.speeds:
+        training = at_other_speeds(speech, SPEECH_SPEEDS, each=False), at_other_speeds(recorded[0], NOISE_SPEEDS, each=True)
     validation = others, recorded[1]
     ears: nn.Module
     if recipe.ahead:

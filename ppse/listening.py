@@ -100,7 +100,7 @@ def mixtures(speech: Waves, recorded: Waves, count: int, frames: int, generator:
         return unit_power(equalised(recorded.segments(some, frames, generator), 0.7, generator), QUIET)
 
     clean = equalised(speech.segments(count, frames, generator), 0.4, generator)
-    snr, some = -10 + 30 * uniform(), int(RECORDED * count)
+    snr, some = -10 + 30 * uniform(), max(1, int(RECORDED * count))
     real = unit_power(recording(some) + (uniform(some) < 0.4) * uniform(some) * recording(some), QUIET)
     return mixed(clean, torch.cat([real, simulate.noise(speech, count - some, frames, generator)]), snr)
 
@@ -116,7 +116,10 @@ def equalised(x: Tensor, depth: float, generator: torch.Generator) -> Tensor:
 
 
 def at_other_speeds(data: Waves, speeds: Sequence[float], each: bool) -> Waves:
-    """Recordings as they are and played at other speeds, higher or lower in pitch: each at all of them, or at the next of them in turn."""
+    """Recordings as they are and played at other speeds, higher or lower in pitch: each at all of them, or at the next of them in turn.
+
+    They are held in memory beside the others.
+    """
     waves = list(data.waves)
     for index, wave in enumerate(data.waves):
         for speed in speeds if each else [speeds[index % len(speeds)]]:
@@ -143,7 +146,8 @@ def train_listener(
 ) -> list[Epoch]:
     """Fit the listener of a VAE to clean speech plus simulated or recorded noise, in place, and write the best weights to ``out``.
 
-    The loss is that of :func:`ppse.training.train_noisy_encoder` plus :data:`DISTANCE` times the :func:`distance` of the one-pass estimate.
+    The loss is :func:`listening_loss`: that of :func:`ppse.training.train_noisy_encoder`, plus :data:`DISTANCE` times the :func:`distance` of the
+    one-pass estimate, plus :func:`told_in_bands` of a listener in bands.
 
     Args:
         vae: trained, with a listener; only the latter changes.

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import ppse
-from ppse import audio, choices, methods
+from ppse import audio, choices, methods, weights
 from ppse.cli import app
 from ppse.distributions import ComplexNormal
 from ppse.given import labelled
@@ -155,6 +155,16 @@ def test_names_joined_by_plus() -> None:
             choices.models("vae", wrong)
     with pytest.raises(Exception, match="leave --rank out"):
         choices.models("vae", "stationary+heard", rank=3)
+
+
+def test_which_ears_hear_what(tmp_path: Path) -> None:
+    for prior in ("rvae", "vae_aware"):  # bands hear the speech, bins the noise
+        mixture = choices.model(prior, "heard")
+        assert mixture.speech.noisy_encoder is not None and mixture.noise.ears.settings["bands"] == 0
+    other = tmp_path / "other.safetensors"
+    for bands in (0, 5):  # there are no others for its STFT
+        weights.write(VAESpeech(129, 2, (4,), 3, bands=bands), other, {})
+        assert choices.model(str(other), "heard").noise.ears.settings["bands"] == bands
 
 
 def test_command(tmp_path: Path) -> None:

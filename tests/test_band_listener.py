@@ -36,12 +36,12 @@ def test_so_many_bands_that_one_is_empty() -> None:
 def test_quantiles_are_of_the_frames_that_are_seen() -> None:
     values = torch.randn(2, 1, 50, 3)
     seen = torch.rand(2, 1, 50, 1) < 0.6
-    found = over_time(values, 0.4, seen)
+    found = over_time(values, (0.4, 0.1), seen)
     for row in range(2):
         kept = values[row, 0][seen[row, 0, :, 0]].sort(0).values
-        np.testing.assert_array_equal(found[row, 0, 0], kept[int(0.4 * len(kept))])
-    np.testing.assert_array_equal(over_time(values, 0.4), values.sort(-2).values[..., 20:21, :])
-    assert not over_time(values, 0.4, torch.zeros_like(seen)).any()
+        np.testing.assert_array_equal(found[row, 0], kept[[int(0.4 * len(kept)), int(0.1 * len(kept))]])
+    np.testing.assert_array_equal(over_time(values, (0.4,)), values.sort(-2).values[..., 20:21, :])
+    assert not over_time(values, (0.4,), torch.zeros_like(seen)).any()
 
 
 def test_padding_is_not_heard() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from ppse.cli import app
 from ppse.corpus import Speech, Waves
 from ppse.distributions import power_of
 from ppse.listener_recipe import ListenerRecipe, train_listener_of
-from ppse.listening import at_other_speeds, distance, equalised, mixtures, train_listener
+from ppse.listening import at_other_speeds, distance, equalised, mixtures, told_in_bands, train_listener
 from ppse.models import VAESpeech
+from ppse.models.band_listener import BandListener
 from ppse.stft import POWER_FLOOR, level
 from ppse.training import Schedule
 
@@ -75,6 +77,19 @@ def test_the_distance_is_zero_for_the_perfect_filter_alone() -> None:
         assert float(distance(vae, encoder, x, x, silent)) < float(distance(vae, encoder, x, x, heard))
 
 
+def test_what_is_told_in_bands_is_least_where_it_is_true() -> None:
+    listener = _vae(bands=5).listener
+    assert isinstance(listener, BandListener)
+    clean, noise = torch.randn(2, 2, 1, 9, SMALL.n_freqs, dtype=torch.complex64)
+    heard = listener(clean + noise)
+    right = heard._replace(mask=clean.abs() / (clean + noise).abs(), noise=power_of(noise))
+    wrong = [right._replace(noise=factor * right.noise) for factor in (0.5, 2.0)] + [right._replace(mask=3 * right.mask)]
+    told = [float(told_in_bands(listener, clean, noise, each)) for each in (right, *wrong)]
+    assert told[0] < min(told[1:])
+    quiet = right._replace(mask=torch.ones_like(right.mask), noise=torch.zeros_like(right.noise))
+    assert abs(float(told_in_bands(listener, clean, torch.zeros_like(noise), quiet))) < 1e-3
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Callable[[str, float], Path]:
     def make(name: str, tone: float) -> Path:
@@ -127,5 +142,7 @@ def test_a_recipe_makes_weights_with_what_was_heard_in_the_card(folders: Callabl
     assert trained.listener is not None and torch.equal(trained.decoder[0].weight, vae.decoder[0].weight)
     with pytest.raises(weights.WeightsError, match="is there already"):
         train_listener_of(vae, [str(speech)], [str(noise)], out, recipe)
+    with pytest.raises(ValueError, match="bands=400 for 513 frequencies"):
+        train_listener_of(vae, [str(speech)], [str(noise)], tmp_path / "other.safetensors", replace(recipe, bands=400))
     with pytest.raises(ValueError, match="1 recordings of noise; expected two or more"):
         train_listener_of(vae, [str(speech)], [str(noise / "v0-0.wav")], tmp_path / "other.safetensors", recipe)

@@ -24,6 +24,7 @@ def listener(
     couplings: Annotated[int, typer.Option(min=0, help="Couplings that bend the law of the latents; normal without.")] = ListenerRecipe.couplings,
     ahead: Annotated[int, typer.Option(min=0, help="For ears of streams: size of the layer that looks ahead.")] = ListenerRecipe.ahead,
     bands: Annotated[int, typer.Option(min=0, help="Bands that it listens in; 0 for bins.")] = ListenerRecipe.bands,
+    speeds: Annotated[bool, typer.Option(help="Play recordings at other speeds, too.")] = ListenerRecipe.speeds,
     epochs: Annotated[int, typer.Option(min=1)] = ListenerRecipe.epochs,
     learning_rate: Annotated[float, typer.Option(min=1e-6, help="At first.")] = ListenerRecipe.learning_rate,
     mixed: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = ListenerRecipe.mixed,
@@ -43,12 +44,15 @@ def listener(
 
     With `--ahead` these are ears for streams, of the latents of that VAE: `--context 152 --ahead 88 --batch 12 --frames 250`.
 
+    It listens in bands; with `--noise heard` it tells of the speech, and the shipped ears of `vae` tell of the noise. With `--bands 0` it
+    listens in bins and tells of both.
+
     What it helps to find is no longer unsupervised in the noise. An interrupted run goes on where it was.
     """
     check_weights_name(out)
     choices.check_device(device)
     team = workers(devices, device)
-    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead, bands)
+    recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead, bands, speeds)
     with progress_bars() as progress:
         report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
