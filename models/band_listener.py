@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool1d
 
 from ..distributions import power_of
-from .coupled_normal import Coupling
-from .encoders import Heard, untaught
-from .recurrent import flattened, lengths, remember
+from .coupled_normal import alternating
+from .encoders import Heard, remembered, untaught
+from .recurrent import flattened
 
 FLOOR = 1e-8
 """Power added to every bin of a recording of unit level."""
@@ -67,24 +67,22 @@ class BandListener(nn.Module):
         self.scale = nn.Linear(2 * size, n_latent)
         self.noise = nn.Linear(2 * size, bands)
         self.follow = nn.Linear(2 * size, bands)
-        self.couplings = nn.ModuleList(Coupling(n_latent, 2 * size, 2 * n_latent, odd=bool(i % 2)) for i in range(couplings))
+        self.couplings = alternating(couplings, n_latent, 2 * size)
         untaught(self)
         nn.init.zeros_(self.follow.weight)
         nn.init.constant_(self.follow.bias, -2.0)
 
     def forward(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
         """As :meth:`ppse.models.encoders.Listener.forward`."""
-        bands = self.noise.out_features
-        low, lowest, fine = (self.steady(x, observed) if steady is None else steady).split([bands, bands, x.shape[-1]], -1)
-        logs = (power_of(x) + FLOOR).log()
-        now, mean = (power_of(x) @ self.to_bands + FLOOR).log(), logs @ self.to_bands
+        bins, now = self._levels(x)
+        steady = self._steady(bins, now, _seen(x, observed)) if steady is None else steady
+        low, lowest, fine = steady.split([now.shape[-1], now.shape[-1], bins.shape[-1]], -1)
+        mean = bins @ self.to_bands
         # Scaled to values of order one.
         steadiness = (low - lowest).expand_as(now)
-        flatness, pitches = 2 * (now - mean) - 1, self._pitches(logs - mean @ self.to_bins)
+        flatness, pitches = 2 * (now - mean) - 1, self._pitches(bins - mean @ self.to_bins)
         seen = [(now - low) / 2, (low / 4).expand_as(now), steadiness, flatness, now / 4, pitches]
-        ends = lengths(observed, x)
-        embedded = flattened(torch.relu(self.now(torch.cat(seen, -1))))
-        memory = remember(self.memory, embedded, None if ends is None else torch.tensor(ends)).reshape(*x.shape[:-1], -1)
+        memory = remembered(self.memory, torch.relu(self.now(torch.cat(seen, -1))), x, observed)
         level = low + self.follow(memory).sigmoid() * (now - low) + self.noise(memory)
         noise = (level @ self.to_bins + fine).exp()
         return Heard(self.mask(memory).sigmoid() @ self.to_bins, self.shift(memory), self.scale(memory).sigmoid(), noise, memory)
@@ -94,9 +92,14 @@ class BandListener(nn.Module):
 
         Of the frames with an observed bin.
         """
+        return self._steady(*self._levels(x), _seen(x, observed))
+
+    def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-powers of the bins (…, T, F) and of the bands (…, T, K)."""
         power = power_of(x)
-        bins, bands = (power + FLOOR).log(), (power @ self.to_bands + FLOOR).log()
-        seen = None if observed is None else observed.expand(x.shape).any(-1, keepdim=True)
+        return (power + FLOOR).log(), (power @ self.to_bands + FLOOR).log()
+
+    def _steady(self, bins: Tensor, bands: Tensor, seen: Tensor | None) -> Tensor:
         low = over_time(bins, (LOW,), seen)
         fine = (low - low @ self.to_bands @ self.to_bins).clamp(-FINE, FINE)
         return torch.cat([*over_time(bands, (LOW, LOWEST), seen).split(1, -2), fine], -1)
@@ -105,6 +108,10 @@ class BandListener(nn.Module):
         last = min(PERIODS[1], fine.shape[-1])
         cepstrum = torch.fft.irfft(fine)[..., min(PERIODS[0], last // 2) : last]
         return 20 * adaptive_max_pool1d(flattened(cepstrum.clamp_min(0)), PITCHES).reshape(*fine.shape[:-1], PITCHES)
+
+
+def _seen(x: Tensor, observed: Tensor | None) -> Tensor | None:
+    return None if observed is None else observed.expand(x.shape).any(-1, keepdim=True)
 
 
 def auditory_bands(n_freqs: int, count: int) -> Tensor:

@@ -44,6 +44,11 @@ class Coupling(nn.Module):
         return shift * self.changed, STEEPEST * torch.tanh(log_scale / STEEPEST) * self.changed
 
 
+def alternating(count: int, n_latent: int, n_context: int) -> nn.ModuleList:
+    """Couplings for that context, of which every other one changes the odd coordinates."""
+    return nn.ModuleList(Coupling(n_latent, n_context, 2 * n_latent, odd=bool(i % 2)) for i in range(count))
+
+
 class CoupledNormal(TorchDistribution):
     """z = the couplings, in turn, of v ~ N(loc, diag scale^2).
 

@@ -12,8 +12,8 @@ from torch.nn.functional import linear
 
 from ..distributions import power_of
 from ..stft import POWER_FLOOR
-from .coupled_normal import CoupledNormal, Coupling
-from .recurrent import Layers, Recurrence, RecurrentNormal, State, lengths, remember
+from .coupled_normal import CoupledNormal, alternating
+from .recurrent import Layers, Recurrence, RecurrentNormal, State, flattened, lengths, remember
 
 if TYPE_CHECKING:
     from .band_listener import BandListener
@@ -145,7 +145,7 @@ class Listener(nn.Module):
         self.shift = nn.Linear(2 * size, n_latent)
         self.scale = nn.Linear(2 * size, n_latent)
         self.noise = nn.Linear(2 * size, n_freqs)
-        self.couplings = nn.ModuleList(Coupling(n_latent, 2 * size, 2 * n_latent, odd=bool(i % 2)) for i in range(couplings))
+        self.couplings = alternating(couplings, n_latent, 2 * size)
         untaught(self)
 
     def forward(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
@@ -155,16 +155,17 @@ class Listener(nn.Module):
         """
         features = log_power(x)
         average = self.steady(x, observed) if steady is None else steady
-        embedded = torch.relu(self.now(features) + self.background(average))
-        flat = embedded.reshape(-1, *embedded.shape[-2:])
-        ends = lengths(observed, x)
-        memory = remember(self.memory, flat, None if ends is None else torch.tensor(ends))
-        memory = memory.reshape(*x.shape[:-1], -1)
-        return told(self, memory, average)
+        return told(self, remembered(self.memory, torch.relu(self.now(features) + self.background(average)), x, observed), average)
 
     def steady(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """What is there all the time, (…, 1, n): the average log-power, of the frames with an observed bin."""
         return average_log_power(x, observed)
+
+
+def remembered(memory: nn.RNNBase, embedded: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
+    """What recurrent layers remember at every frame of x (…, T, F), embedded (…, T, n), without the padding: (…, T, C)."""
+    ends = lengths(observed, x)
+    return remember(memory, flattened(embedded), None if ends is None else torch.tensor(ends)).reshape(*x.shape[:-1], -1)
 
 
 def untaught(listener: Listener | BandListener | CausalListener) -> None:

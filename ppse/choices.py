@@ -109,15 +109,16 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
     own = speech if isinstance(speech, VAESpeech) and speech.listener is not None else None
 
     def heard() -> HeardNoise:
+        if own and isinstance(own.listener, Listener):
+            return HeardNoise(own)
         shipped = VAESpeech.pretrained(NOISE_EARS)
-        return HeardNoise(own if own and (isinstance(own.listener, Listener) or own.n_freqs != shipped.n_freqs) else shipped)
+        return HeardNoise(own if own and own.n_freqs != shipped.n_freqs else shipped)
 
     makers: dict[str, Callable[[], Source]] = {
         "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": heard,
     }
-    if narrowed:
-        return Mixture(speech=HeardSpeech(cast(WithEncoder, speech), own or VAESpeech.pretrained(EARS)), noise=makers[noise]())
-    return Mixture(speech=speech, noise=makers[noise]())
+    source = HeardSpeech(cast(WithEncoder, speech), own or VAESpeech.pretrained(EARS)) if narrowed else speech
+    return Mixture(speech=source, noise=makers[noise]())
 
 
 def ears(name: str) -> CausalListener | VAESpeech:
