@@ -19,13 +19,11 @@ import torch
 from rich.progress import track
 
 import ppse
-from ppse import audio, demo, metrics, mixing, provenance
+from ppse import audio, choices, demo, methods, metrics, mixing, provenance
 from ppse.adaptation import Adaptation
 from ppse.adaptation_recipe import Progress, adapt_prior
 from ppse.choices import METHODS
 from ppse.corpus import split
-from ppse.enhance import RANK, SPACING
-from ppse.models import NMFNoise, VAESpeech
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
 SNRS = (-5.0, 0.0, 5.0, 10.0)
@@ -58,7 +56,7 @@ def demo_material(out: Path) -> tuple[list[Path], list[Path]]:
 
 def scores(prior: str, manifest: Path, method: str) -> Rows:
     """Scores of every recording of a manifest, enhanced with a prior by a method."""
-    model = ppse.Mixture(speech=VAESpeech.pretrained(prior), noise=NMFNoise(RANK, spacing=SPACING))
+    model = choices.model(prior, "heard")
     rows = []
     for entry in track(mixing.read_manifest(manifest).values(), f"{Path(prior).stem}, {method}"):
         noisy, clean = (audio.read_mono(entry[key]) for key in ("noisy_wav", "clean_wav"))
@@ -87,7 +85,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, help="folder of clean speech, of two speakers or more")
     parser.add_argument("--noise", type=Path, nargs="+", help="noise files of the domain")
     parser.add_argument("--out", type=Path, default=Path("adaptation"), help="folder of everything")
-    parser.add_argument("--prior", default="vae", help="what to adapt")
+    parser.add_argument("--prior", default="vae_aware", help="what to adapt")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["amortised", "fast"])
     parser.add_argument("--counts", type=int, nargs=2, default=(32, 16), help="recordings to adapt to, and to judge by")
     parser.add_argument("--epochs", type=int, default=Adaptation().epochs)
@@ -105,7 +103,8 @@ def main() -> None:
         progress = Progress(epoch=lambda epoch, _: print(f"{epoch.epoch + 1}: {epoch.sentence}", flush=True), left_out=print)
         verdict = adapt_prior(
             asked.prior, [str(adapt.parent / "noisy")], adapted, settings, speech=asked.clean,
-            force=asked.force or not asked.speech, progress=progress,  # the demo is too little to judge by
+            force=asked.force or not asked.speech,  # the demo is too little to judge by
+            method=methods.default(), progress=progress, using=choices.heard, finder=choices.finder,
         )
         print(verdict.sentence, flush=True)
     results = {method: {which: scores(prior, judge, method) for which, prior in (("before", asked.prior), ("after", str(adapted)))}

@@ -9,6 +9,7 @@ started. What this is worth, and what it is not, is in docs/adaptation.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,11 +21,14 @@ from torch import Tensor
 
 from .corpus import Waves
 from .elbo import negative_elbo
+from .enhance import random_from
 from .guides import EncoderGuide
-from .listening import listening_loss, one_pass
+from .inference import infer
+from .listening import listening_loss
+from .methods import amortised
 from .metrics import si_sdr
 from .mixture import Mixture
-from .models import NMFNoise, VAESpeech
+from .models import HeardNoise, HeardSpeech, NMFNoise, VAESpeech
 from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .recordings import Recordings, Stretches
 from .remixing import remix
@@ -35,13 +39,16 @@ from .warm_start import fit_noise
 Part = Literal["encoder", "offsets", "decoder"]
 """What is adapted: the network that hears speech in noise, only the offsets of what it says, or the network that says what speech is like."""
 
+Using = Callable[[VAESpeech], Mixture]
+"""A VAE as recordings are enhanced with it."""
+
 LEARNING_RATE: dict[Part, float] = {"encoder": 1e-4, "offsets": 1e-2, "decoder": 1e-4}
 """At first, unless one is given, by the bound of the recordings."""
 
 ANCHOR: dict[Part, float] = {"encoder": 1.0, "offsets": 0.0, "decoder": 1.0}
 """Unless one is given. Offsets, a thousand numbers that 12 recordings determine, are free."""
 
-REMIXING_RATE, REMIXING_ANCHOR = 3e-4, 0.1
+REMIXING_RATE, REMIXING_ANCHOR = 1e-3, 0.1
 """The same for an encoder that hears other speech in the noise, which is an endless supply."""
 
 INNER = 25
@@ -84,6 +91,11 @@ class Adaptation(NamedTuple):
     batch: int = 10
     frames: int = 100
     seed: int = 0
+
+
+def heard(vae: VAESpeech) -> Mixture:
+    """A VAE narrowed to what its ears hear of the speech, and what they hear of the noise."""
+    return Mixture(speech=HeardSpeech(vae, vae), noise=HeardNoise(vae))
 
 
 class Unlabelled(NamedTuple):
@@ -151,7 +163,7 @@ class Verdict(NamedTuple):
 
 def adapt(
     vae: VAESpeech, training: Unlabelled, held: Unlabelled, work: Path, settings: Adaptation | None = None,
-    card: dict[str, object] | None = None, report: Report | None = None,
+    card: dict[str, object] | None = None, report: Report | None = None, using: Using = heard,
 ) -> tuple[list[Epoch], Verdict]:
     """Fit the part of the prior to unlabelled recordings, in place; random from the seed of the settings.
 
@@ -166,6 +178,7 @@ def adapt(
         work: weights file of the best epoch so far; beside it the state of an unfinished run.
         card: what to note about the data; identifies the run when it goes on.
         report: called after each epoch.
+        using: how the prior will be used; so it is judged.
 
     Returns:
         the log of all epochs, and the verdict.
@@ -178,7 +191,7 @@ def adapt(
     if encoder is None:
         raise ValueError("adapt: this prior has no noisy encoder to listen to the recordings with; train one with 'ppse train vae'")
     remixing = training.speech is not None and settings.part != "decoder"
-    judge = partial(judged, vae, held, remixing, settings.seed)
+    judge = partial(judged, vae, held, remixing, settings.seed, using)
     before = judge()
     listener, part = encoder.listener, settings.part
     heads = listener.mask, listener.shift, listener.scale, listener.noise
@@ -210,33 +223,31 @@ def adapt(
     return log, Verdict(before, judge(), *(("SI-SDR of other speech in the noise", "dB") if remixing else ()))
 
 
-def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int) -> list[float]:
+def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int, using: Using) -> list[float]:
     """What every held-out recording says of a prior, :func:`recovered` or :func:`noisy_bound`: the same draws for any weights."""
     if remixing and held.speech is not None and held.noise is not None:
-        return recovered(vae, held.speech, held.noise, seed)
+        return recovered(vae, held.speech, held.noise, seed, using)
     return noisy_bound(vae, held.noisy, seed)
 
 
 @torch.no_grad()
-def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0) -> list[float]:
+def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0, using: Using = heard) -> list[float]:
     """SI-SDR in dB of the one-pass estimates of clean speech in each of these noises, a mean over :data:`REMIXES` mixtures.
 
-    Where the noises are like those of a domain, it tells how the domain fares, without anybody's labels.
+    Where the noises are like those of a domain, it tells how the domain fares, without anybody's labels. Random from the seed.
 
     Raises:
         ValueError: when the VAE has no noisy encoder.
     """
-    encoder, stft = vae.noisy_encoder, noise.stft
-    if encoder is None:
-        raise ValueError("recovered: this prior has no noisy encoder; train one with 'ppse train vae'")
+    model, stft = using(vae), noise.stft
     generator, device = torch.Generator().manual_seed(seed), next(vae.parameters()).device
     length = (REMIXED - 1) * stft.hop
     found = []
     for wave in noise.waves:
         clean = speech.segments(REMIXES, REMIXED, generator)
         x, clean, _ = remix(clean, Waves([wave], stft).segments(REMIXES, REMIXED, generator), generator)
-        x = x.to(device)
-        estimate = one_pass(vae, encoder, x, encoder.hear(x)).cpu()
+        with random_from(seed):
+            estimate = infer(model, x.to(device), amortised()).sources["speech"].loc.cpu()
         pairs = zip(stft.synthesis(clean, length), stft.synthesis(estimate, length), strict=True)
         scores = torch.tensor([si_sdr(s[0].numpy(), e[0].numpy()) for s, e in pairs])
         found.append(float(scores.nanmean()))  # of a pause there is no score

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from . import audio, methods, provenance, weights
-from .adaptation import JUDGES, Adaptation, Unlabelled, Verdict, adapt
+from .adaptation import JUDGES, Adaptation, Unlabelled, Using, Verdict, adapt, heard
 from .corpus import Waves
-from .enhance import RANK, SPACING, enhance
+from .enhance import enhance
 from .method import Method
 from .mixture import Mixture
-from .models import NMFNoise, VAESpeech
+from .models import VAESpeech
 from .optimisation import Report
 from .recipe import split_speech
 from .recordings import Recordings, unlabelled
@@ -42,7 +42,8 @@ class Progress(NamedTuple):
 
 def adapt_prior(
     prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, speech: Iterable[str] | None = None,
-    force: bool = False, method: Method | None = None, progress: Progress | None = None,
+    force: bool = False, method: Method | None = None, progress: Progress | None = None, using: Using = heard,
+    finder: Using | None = None,
 ) -> Verdict:
     """Adapt a prior to unlabelled noisy recordings and write it to ``out``; an interrupted run goes on where it was.
 
@@ -54,8 +55,10 @@ def adapt_prior(
         speech: folders, files or patterns of clean speech of two people or more, to hear in the noise of the recordings; some are held out.
             Without, it learns from the bound of the recordings.
         force: write it even if it did not help, or there are too few recordings to tell.
-        method: of the EM, :func:`ppse.methods.fast` unless given.
+        method: of the EM that finds the noise, :func:`ppse.methods.fast` unless given.
         progress: whom to tell.
+        using: how the prior will be used, and so it is judged. With what its ears hear, unless given.
+        finder: gives the model that EM finds the noise by, e.g. of a better prior; ``using`` unless given.
 
     Returns:
         the verdict, which is in the model card of ``out``, too.
@@ -99,12 +102,12 @@ def adapt_prior(
     }
     order = np.random.default_rng(settings.seed).permutation(total).tolist()
     count = max(round(HELD_OUT * total), min(JUDGES, total // 2))
-    noise = noise_found(vae, recordings, work, method or methods.fast(), settings.seed, progress) if speech is not None else None
+    noise = None if speech is None else noise_found((finder or using)(vae), recordings, work, method or methods.fast(), settings.seed, progress)
     training, held = (
         Unlabelled(recordings.part(which), said, Waves([noise[i] for i in which], recordings.stft) if noise else None)
         for which, said in zip((sorted(order[count:]), sorted(order[:count])), clean, strict=True)
     )
-    _, verdict = adapt(vae, training, held, work / "best.safetensors", settings, card, progress.epoch)
+    _, verdict = adapt(vae, training, held, work / "best.safetensors", settings, card, progress.epoch, using)
     if not (verdict.helped or force):
         shutil.rmtree(work)
         raise Worse(f"{out}: not written, as adapting {verdict.sentence}; the prior stays what it is (--force writes it all the same)")
@@ -114,15 +117,14 @@ def adapt_prior(
     return verdict
 
 
-def noise_found(vae: VAESpeech, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress) -> list[Tensor]:
+def noise_found(model: Mixture, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress) -> list[Tensor]:
     """Of every recording a draw of its noise (N,) from the posterior that EM ends with; those that lie in the folder already, of the same
-    prior, method and seed, are read.
+    model, method and seed, are read.
 
     A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not.
     """
-    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
-    made_by = zlib.crc32(repr(("a draw of the noise", RANK, SPACING, method.name, method.all_iterations, seed)).encode())
-    for value in vae.state_dict().values():
+    made_by = zlib.crc32(repr(("a draw of the noise", model, method.name, method.all_iterations, seed)).encode())
+    for value in model.state_dict().values():
         made_by = zlib.crc32(value.cpu().numpy().tobytes(), made_by)
     noise = []
     for i, wave in enumerate(recordings.waves):

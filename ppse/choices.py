@@ -48,6 +48,9 @@ EARS = "vae_aware"
 NOISE_EARS = "vae"
 """The shipped weights that hear noise for them: bands hear speech better, but what they hear of the noise follows the speech (docs/amortised.md)."""
 
+FINDER = "rvae"
+"""The shipped prior that separates best."""
+
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
     "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
@@ -107,18 +110,28 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
         raise typer.BadParameter(f"noise model '{noise}' has none, that is of nmf; leave {option} out", param_hint=option)
     speech = load_any(PRIORS, prior)
     own = speech if isinstance(speech, VAESpeech) and speech.listener is not None else None
-
-    def heard() -> HeardNoise:
-        if own and isinstance(own.listener, Listener):
-            return HeardNoise(own)
-        shipped = VAESpeech.pretrained(NOISE_EARS)
-        return HeardNoise(own if own and own.n_freqs != shipped.n_freqs else shipped)
-
     makers: dict[str, Callable[[], Source]] = {
-        "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": heard,
+        "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": lambda: _heard_noise(own),
     }
     source = HeardSpeech(cast(WithEncoder, speech), own or VAESpeech.pretrained(EARS)) if narrowed else speech
     return Mixture(speech=source, noise=makers[noise]())
+
+
+def heard(vae: VAESpeech) -> Mixture:
+    """As :func:`model` with noise "heard", of a VAE with ears."""
+    return Mixture(speech=HeardSpeech(cast(WithEncoder, vae), vae), noise=_heard_noise(vae))
+
+
+def finder(vae: VAESpeech) -> Mixture:
+    """What finds the noise in recordings that a VAE is adapted to: the shipped :data:`FINDER` with what is heard, if the STFT is the same."""
+    return model(FINDER, "heard") if vae.n_freqs == VAESpeech.pretrained(EARS).n_freqs else heard(vae)
+
+
+def _heard_noise(own: VAESpeech | None) -> HeardNoise:
+    if own and isinstance(own.listener, Listener):
+        return HeardNoise(own)
+    shipped = VAESpeech.pretrained(NOISE_EARS)
+    return HeardNoise(own if own and own.n_freqs != shipped.n_freqs else shipped)
 
 
 def ears(name: str) -> CausalListener | VAESpeech:

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from ppse import weights
-from ppse.adaptation import Adaptation, Unlabelled, Verdict, adapt, noisy_bound, recovered
+from ppse.adaptation import Adaptation, Unlabelled, Verdict, adapt, heard, noisy_bound, recovered
 from ppse.adaptation_recipe import Progress, Worse, adapt_prior, noise_found
 from ppse.audio import AudioError
 from ppse.corpus import Waves
@@ -153,14 +153,21 @@ def never(_: Problem) -> Any:
 def test_what_em_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
     recordings, counts = Recordings(waves(2), STFT_SMALL), []
     progress = Progress(teaching=lambda *count: counts.append(count))
-    noise = noise_found(tiny(), recordings, tmp_path, EM, 0, progress)
+    noise = noise_found(heard(tiny()), recordings, tmp_path, EM, 0, progress)
     assert counts == [(1, 2), (2, 2)]
-    again = noise_found(tiny(), recordings, tmp_path, replace(EM, e_step=never), 0, progress)
+    again = noise_found(heard(tiny()), recordings, tmp_path, replace(EM, e_step=never), 0, progress)
     for i, wave in enumerate(recordings.waves):
         assert torch.equal(again[i], noise[i]) and noise[i].shape == wave.shape
         assert 0.02 < noise[i].square().mean() / wave.square().mean() < 1.2 and (noise[i] - wave).abs().max() > 0.01
     with pytest.raises(AssertionError, match="EM ran again"):
-        noise_found(tiny(3.0), recordings, tmp_path, replace(EM, e_step=never), 0, progress)  # of another prior
+        noise_found(heard(tiny(3.0)), recordings, tmp_path, replace(EM, e_step=never), 0, progress)  # by another prior
+
+
+def test_it_is_judged_as_it_will_be_used() -> None:
+    data, fine, off = unlabelled(2), tiny(), tiny(3.0)
+    assert data.speech is not None and data.noise is not None
+    alone, used = recovered(off, data.speech, data.noise), recovered(off, data.speech, data.noise, using=lambda _: heard(fine))
+    assert used == recovered(fine, data.speech, data.noise) != alone
 
 
 @pytest.fixture
@@ -221,6 +228,8 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"clean speech, .*b-1.wav: 1 files of one speaker"):
         adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=[str(folder / "clean" / "b-1.wav")], method=EM)
     assert (folder / "a.adapting" / "best.safetensors").exists() and not (folder / "a.safetensors").exists()
+    with pytest.raises(AssertionError, match="EM ran again"):  # another model is to find the noise
+        adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=replace(EM, e_step=never), finder=lambda _: heard(tiny(1.0)))
     resumed = adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=replace(EM, e_step=never))
     assert resumed == adapt_prior(*arguments, folder / "b.safetensors", QUICK, speech=clean, force=True, method=EM)
 

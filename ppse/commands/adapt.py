@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import choices, methods
 from ..adaptation import Adaptation
 from ..adaptation_recipe import Progress, adapt_prior
 from ..console import bar, complain_left_out, progress_bars, say
@@ -22,15 +23,15 @@ def adapt(
     speech: Annotated[list[str] | None, typer.Option("--speech", help="Folder of clean speech, to be heard in their noise; repeat for more.")] = None,
     anchor: Annotated[float | None, typer.Option(min=0.0, help="How strongly weights are held in place; by default 0.1 or 1, of offsets 0.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = Adaptation().epochs,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; by default 3e-4 or 1e-4, of offsets 1e-2.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="At first; by default 1e-3 or 1e-4, of offsets 1e-2.")] = None,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many epochs that get no better.")] = Adaptation().patience,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and recordings, same weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write the weights even if held-out recordings gained nothing, or are too few.")] = False,
 ) -> None:
     """Adapt a prior to unlabelled noisy recordings of a new domain.
 
-    Example: `ppse adapt vae recordings/ --speech LibriSpeech/dev-clean -o adapted.safetensors`, then
-    `ppse enhance recordings/ -o clean/ --prior adapted.safetensors --method amortised`
+    Example: `ppse adapt vae_aware recordings/ --speech LibriSpeech/dev-clean -o adapted.safetensors`, then
+    `ppse enhance recordings/ -o clean/ --prior adapted.safetensors --noise heard --method amortised`
 
     A quarter of the recordings, five at least, is held out, and judges: nothing is written, and the exit code is 1, unless in nine of ten of them
     other speech is heard better in the noise than before, or, without --speech, unless the prior explains nine of ten better. What cannot be used
@@ -45,5 +46,8 @@ def adapt(
     with progress_bars() as progress:
         report = epoch_report(progress, "adapt", epochs, out.with_suffix(".png"))
         told = Progress(bar(progress, "listen"), lambda _, log: report(log), lambda reason: complain_left_out([reason]))
-        verdict = adapt_prior(prior, inputs, out, settings, speech=speech, force=force, progress=told)
-    say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} …")
+        verdict = adapt_prior(
+            prior, inputs, out, settings, speech=speech, force=force, method=methods.default(), progress=told,
+            using=choices.heard, finder=choices.finder,
+        )
+    say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} --noise heard …")
