@@ -2,7 +2,7 @@
 
     python examples/adapt.py [--epochs 5] [--iterations 30]
 
-Without recordings of your own, a fan hums over the bundled speech. From the command line: ppse adapt vae_aware FOLDER -o adapted.safetensors
+Without recordings of your own, a fan hums over the bundled speech. From the command line: ppse adapt vae FOLDER -o adapted.safetensors
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Adaptation(NamedTuple):
     seed: int = 0
 
 
-def heard(vae: VAESpeech) -> Mixture:
+def own_ears(vae: VAESpeech) -> Mixture:
     """A VAE narrowed to what its ears hear of the speech, and what they hear of the noise."""
     return Mixture(speech=HeardSpeech(vae, vae), noise=HeardNoise(vae))
 
@@ -104,7 +104,7 @@ class Unlabelled(NamedTuple):
     Attributes:
         noisy: the recordings, at unit level.
         speech: clean speech, of anybody. None to learn from the bound alone.
-        noise: of every recording a draw from the posterior of its noise, with the prior as it was; None with ``speech``.
+        noise: of every recording a draw from the posterior of its noise; None without ``speech``.
     """
 
     noisy: Recordings
@@ -163,7 +163,7 @@ class Verdict(NamedTuple):
 
 def adapt(
     vae: VAESpeech, training: Unlabelled, held: Unlabelled, work: Path, settings: Adaptation | None = None,
-    card: dict[str, object] | None = None, report: Report | None = None, using: Using = heard,
+    card: dict[str, object] | None = None, report: Report | None = None, using: Using = own_ears,
 ) -> tuple[list[Epoch], Verdict]:
     """Fit the part of the prior to unlabelled recordings, in place; random from the seed of the settings.
 
@@ -178,7 +178,7 @@ def adapt(
         work: weights file of the best epoch so far; beside it the state of an unfinished run.
         card: what to note about the data; identifies the run when it goes on.
         report: called after each epoch.
-        using: how the prior will be used; so it is judged.
+        using: how the prior will be used; so it is judged, with clean speech.
 
     Returns:
         the log of all epochs, and the verdict.
@@ -231,7 +231,7 @@ def judged(vae: VAESpeech, held: Unlabelled, remixing: bool, seed: int, using: U
 
 
 @torch.no_grad()
-def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0, using: Using = heard) -> list[float]:
+def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0, using: Using = own_ears) -> list[float]:
     """SI-SDR in dB of the one-pass estimates of clean speech in each of these noises, a mean over :data:`REMIXES` mixtures.
 
     Where the noises are like those of a domain, it tells how the domain fares, without anybody's labels. Random from the seed.
@@ -239,8 +239,9 @@ def recovered(vae: VAESpeech, speech: Waves, noise: Waves, seed: int = 0, using:
     Raises:
         ValueError: when the VAE has no noisy encoder.
     """
-    model, stft = using(vae), noise.stft
-    generator, device = torch.Generator().manual_seed(seed), next(vae.parameters()).device
+    generator, device, stft = torch.Generator().manual_seed(seed), next(vae.parameters()).device, noise.stft
+    with random_from(seed):  # networks are made at random before they are read
+        model = using(vae).to(device)
     length = (REMIXED - 1) * stft.hop
     found = []
     for wave in noise.waves:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import audio, methods, provenance, weights
-from .adaptation import JUDGES, Adaptation, Unlabelled, Using, Verdict, adapt, heard
+from .adaptation import JUDGES, Adaptation, Unlabelled, Using, Verdict, adapt, own_ears
 from .corpus import Waves
 from .enhance import enhance
 from .method import Method
@@ -42,8 +42,8 @@ class Progress(NamedTuple):
 
 def adapt_prior(
     prior: str | Path, inputs: Iterable[str], out: Path, settings: Adaptation | None = None, *, speech: Iterable[str] | None = None,
-    force: bool = False, method: Method | None = None, progress: Progress | None = None, using: Using = heard,
-    finder: Using | None = None,
+    force: bool = False, method: Method | None = None, progress: Progress | None = None, using: Using = own_ears,
+    finder: Mixture | None = None,
 ) -> Verdict:
     """Adapt a prior to unlabelled noisy recordings and write it to ``out``; an interrupted run goes on where it was.
 
@@ -55,10 +55,10 @@ def adapt_prior(
         speech: folders, files or patterns of clean speech of two people or more, to hear in the noise of the recordings; some are held out.
             Without, it learns from the bound of the recordings.
         force: write it even if it did not help, or there are too few recordings to tell.
-        method: of the EM that finds the noise, :func:`ppse.methods.fast` unless given.
+        method: of the EM that finds the noise where there is clean speech, :func:`ppse.methods.fast` unless given.
         progress: whom to tell.
-        using: how the prior will be used, and so it is judged. With what its ears hear, unless given.
-        finder: gives the model that EM finds the noise by, e.g. of a better prior; ``using`` unless given.
+        using: how the prior will be used, and so it is judged where there is clean speech. With what its own ears hear, unless given.
+        finder: the model that EM finds the noise by, e.g. of a better prior; the prior as it was, as ``using`` has it, unless given.
 
     Returns:
         the verdict, which is in the model card of ``out``, too.
@@ -68,7 +68,7 @@ def adapt_prior(
         AudioError: when recordings cannot be read, too few can be used to hold out :data:`ppse.adaptation.JUDGES` and learn from as many
             (by force: fewer than two), or ``out`` cannot be written.
         WeightsError: when the prior cannot be read, ``out`` is there already, or an unfinished run is of other recordings or settings.
-        ValueError: when the prior has no noisy encoder.
+        ValueError: when the prior has no noisy encoder, or clean speech is given and the decoder is to be adapted, which learns without.
     """
     settings, progress, work = settings or Adaptation(), progress or Progress(), out.with_suffix(".adapting")
     audio.check_writable(out)
@@ -78,6 +78,8 @@ def adapt_prior(
     if vae.noisy_encoder is None:
         raise ValueError(f"{prior}: this prior has no noisy encoder to adapt; train one with 'ppse train vae'")
     inputs, speech = list(inputs), list(speech) if speech is not None else None
+    if speech is not None and settings.part == "decoder":
+        raise ValueError("adapt_prior: clean speech and part='decoder'; the decoder learns from the recordings alone, leave one of the two out")
     recordings = unlabelled(inputs, STFT.of_freqs(vae.n_freqs), progress.left_out)
     total, needed = len(recordings.waves), 2 if force else 2 * JUDGES
     if total < needed:
@@ -102,7 +104,10 @@ def adapt_prior(
     }
     order = np.random.default_rng(settings.seed).permutation(total).tolist()
     count = max(round(HELD_OUT * total), min(JUDGES, total // 2))
-    noise = None if speech is None else noise_found((finder or using)(vae), recordings, work, method or methods.fast(), settings.seed, progress)
+    noise = None
+    if speech is not None:
+        noise = noise_found(finder or using(vae), recordings, work, method or methods.fast(), settings.seed, progress)
+        card["adapted"]["noise"] = checksum(noise)  # a run that was interrupted goes on with the same one only
     training, held = (
         Unlabelled(recordings.part(which), said, Waves([noise[i] for i in which], recordings.stft) if noise else None)
         for which, said in zip((sorted(order[count:]), sorted(order[:count])), clean, strict=True)
@@ -111,7 +116,7 @@ def adapt_prior(
     if not (verdict.helped or force):
         shutil.rmtree(work)
         raise Worse(f"{out}: not written, as adapting {verdict.sentence}; the prior stays what it is (--force writes it all the same)")
-    card["adapted"] |= {"bound": {"before": verdict.before, "after": verdict.after}, "helped": verdict.helped}
+    card["adapted"] |= {"judged": verdict._asdict(), "helped": verdict.helped}
     weights.write(vae, out, {**card, "adaptation": settings._asdict()})
     shutil.rmtree(work)
     return verdict
@@ -123,9 +128,9 @@ def noise_found(model: Mixture, recordings: Recordings, work: Path, method: Meth
 
     A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not.
     """
-    made_by = zlib.crc32(repr(("a draw of the noise", model, method.name, method.all_iterations, seed)).encode())
-    for value in model.state_dict().values():
-        made_by = zlib.crc32(value.cpu().numpy().tobytes(), made_by)
+    run = method.suited(model)
+    plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
+    made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
     noise = []
     for i, wave in enumerate(recordings.waves):
         path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav"
@@ -135,3 +140,11 @@ def noise_found(model: Mixture, recordings: Recordings, work: Path, method: Meth
         noise.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
         progress.teaching(i + 1, len(recordings.waves))
     return noise
+
+
+def checksum(values: Iterable[Tensor], text: str = "") -> int:
+    """Of a text and the values of tensors."""
+    found = zlib.crc32(text.encode())
+    for value in values:
+        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
+    return found

@@ -49,7 +49,7 @@ NOISE_EARS = "vae"
 """The shipped weights that hear noise for them: bands hear speech better, but what they hear of the noise follows the speech (docs/amortised.md)."""
 
 FINDER = "rvae"
-"""The shipped prior that separates best."""
+"""The shipped prior that finds the noise in recordings to adapt another to."""
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
@@ -119,12 +119,7 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
 
 def heard(vae: VAESpeech) -> Mixture:
     """As :func:`model` with noise "heard", of a VAE with ears."""
-    return Mixture(speech=HeardSpeech(cast(WithEncoder, vae), vae), noise=_heard_noise(vae))
-
-
-def finder(vae: VAESpeech) -> Mixture:
-    """What finds the noise in recordings that a VAE is adapted to: the shipped :data:`FINDER` with what is heard, if the STFT is the same."""
-    return model(FINDER, "heard") if vae.n_freqs == VAESpeech.pretrained(EARS).n_freqs else heard(vae)
+    return Mixture(speech=HeardSpeech(vae, vae), noise=_heard_noise(vae))
 
 
 def _heard_noise(own: VAESpeech | None) -> HeardNoise:

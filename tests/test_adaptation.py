@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 from ppse import weights
-from ppse.adaptation import Adaptation, Unlabelled, Verdict, adapt, heard, noisy_bound, recovered
+from ppse.adaptation import Adaptation, Unlabelled, Verdict, adapt, noisy_bound, own_ears, recovered
 from ppse.adaptation_recipe import Progress, Worse, adapt_prior, noise_found
 from ppse.audio import AudioError
+from ppse.cli import app
 from ppse.corpus import Waves
 from ppse.method import Problem
 from ppse.methods import hmc_em
-from ppse.models import VAESpeech
+from ppse.mixture import Mixture
+from ppse.models import HeardNoise, RVAESpeech, VAESpeech
 from ppse.recordings import Recordings
 from ppse.stft import STFT
 
@@ -54,7 +57,12 @@ def test_what_is_recovered_tells_a_better_listener_and_leaves_the_generator_alon
         fine.decoder[-1].bias[3:] -= 9.0  # the tones lie in three bins
         off.decoder[-1].bias[3:] -= 9.0
     state = torch.random.get_rng_state()
-    good, bad = recovered(fine, data.speech, data.noise), recovered(off, data.speech, data.noise)
+
+    def drawn(vae: VAESpeech) -> Mixture:  # as networks are, before they are read
+        torch.randn(3)
+        return own_ears(vae)
+
+    good, bad = recovered(fine, data.speech, data.noise, using=drawn), recovered(off, data.speech, data.noise)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert len(good) == 3 and all(a > b + 1 for a, b in zip(good, bad, strict=True))
     assert good == recovered(fine, data.speech, data.noise) != recovered(fine, data.speech, data.noise, seed=1)
@@ -153,21 +161,24 @@ def never(_: Problem) -> Any:
 def test_what_em_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
     recordings, counts = Recordings(waves(2), STFT_SMALL), []
     progress = Progress(teaching=lambda *count: counts.append(count))
-    noise = noise_found(heard(tiny()), recordings, tmp_path, EM, 0, progress)
+    noise = noise_found(own_ears(tiny()), recordings, tmp_path, EM, 0, progress)
     assert counts == [(1, 2), (2, 2)]
-    again = noise_found(heard(tiny()), recordings, tmp_path, replace(EM, e_step=never), 0, progress)
+    again = noise_found(own_ears(tiny()), recordings, tmp_path, replace(EM, e_step=never), 0, progress)
     for i, wave in enumerate(recordings.waves):
         assert torch.equal(again[i], noise[i]) and noise[i].shape == wave.shape
         assert 0.02 < noise[i].square().mean() / wave.square().mean() < 1.2 and (noise[i] - wave).abs().max() > 0.01
     with pytest.raises(AssertionError, match="EM ran again"):
-        noise_found(heard(tiny(3.0)), recordings, tmp_path, replace(EM, e_step=never), 0, progress)  # by another prior
+        noise_found(own_ears(tiny(3.0)), recordings, tmp_path, replace(EM, e_step=never), 0, progress)  # by another prior
 
 
-def test_it_is_judged_as_it_will_be_used() -> None:
+def test_it_is_judged_as_it_will_be_used(tmp_path: Path) -> None:
+    """Who uses it with other ears alone sees no change."""
     data, fine, off = unlabelled(2), tiny(), tiny(3.0)
     assert data.speech is not None and data.noise is not None
-    alone, used = recovered(off, data.speech, data.noise), recovered(off, data.speech, data.noise, using=lambda _: heard(fine))
-    assert used == recovered(fine, data.speech, data.noise) != alone
+    expected = recovered(fine, data.speech, data.noise)
+    assert expected != recovered(off, data.speech, data.noise)
+    _, verdict = adapt(off, unlabelled(2, seed=1), data, tmp_path / "best.safetensors", QUICK._replace(epochs=1), using=lambda _: own_ears(fine))
+    assert verdict.before == verdict.after == expected
 
 
 @pytest.fixture
@@ -228,13 +239,45 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"clean speech, .*b-1.wav: 1 files of one speaker"):
         adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=[str(folder / "clean" / "b-1.wav")], method=EM)
     assert (folder / "a.adapting" / "best.safetensors").exists() and not (folder / "a.safetensors").exists()
-    with pytest.raises(AssertionError, match="EM ran again"):  # another model is to find the noise
-        adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=replace(EM, e_step=never), finder=lambda _: heard(tiny(1.0)))
+    with pytest.raises(weights.WeightsError):  # another model finds another noise
+        adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=EM, finder=own_ears(tiny(1.0)))
     resumed = adapt_prior(*arguments, folder / "a.safetensors", QUICK, speech=clean, method=replace(EM, e_step=never))
     assert resumed == adapt_prior(*arguments, folder / "b.safetensors", QUICK, speech=clean, force=True, method=EM)
 
 
+def test_how_it_will_be_used_is_passed_on(folder: Path) -> None:
+    for person in "ab":
+        soundfile.write(folder / f"{person}-1.wav", 0.1 * np.sin(np.arange(8000) / 9) * np.sin(np.arange(8000) / 800), 16_000, subtype="FLOAT")
+    clean = [str(folder / "a-1.wav"), str(folder / "b-1.wav")]
+    verdict = adapt_prior(
+        folder / "off.safetensors", [str(folder / "noisy")], folder / "out.safetensors", QUICK._replace(epochs=1), speech=clean, force=True,
+        method=EM, using=lambda _: own_ears(tiny()),
+    )
+    assert verdict.before == verdict.after and len(set(verdict.before)) > 1
+    judged = weights.card(folder / "out.safetensors")["adapted"]["judged"]
+    assert judged["unit"] == "dB" and judged["before"] == verdict.before
+
+
+@pytest.mark.parametrize("kinds", [[], ["--speech", "clean"]])
+def test_command(folder: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]) -> None:
+    asked: dict[str, Any] = {}
+
+    def noted(*_: object, **given: Any) -> Verdict:
+        asked.update(given)
+        return Verdict([1.0], [2.0])
+
+    monkeypatch.setattr("ppse.commands.adapt.adapt_prior", noted)
+    result = CliRunner().invoke(app, ["adapt", "vae_aware", str(folder / "noisy"), "-o", str(folder / "out.safetensors"), *kinds])
+    assert result.exit_code == 0 and "--noise heard" in result.output
+    assert asked["speech"] == (kinds[1:] or None) and asked["method"].name == "default"
+    assert isinstance(asked["finder"].speech.source, RVAESpeech) and isinstance(asked["finder"].noise, HeardNoise)
+    small = VAESpeech(129, 2, (4,), 3)
+    assert asked["using"](small).noise.ears.n_freqs == 129
+
+
 def test_bad_input(folder: Path) -> None:
+    with pytest.raises(ValueError, match="the decoder learns from the recordings alone"):
+        adapt_prior(folder / "off.safetensors", [str(folder / "noisy")], folder / "out.safetensors", QUICK._replace(part="decoder"), speech=["clean"])
     one = folder / "noisy" / "0.wav"
     for force, needed in ((False, 10), (True, 2)):
         with pytest.raises(AudioError, match=rf"1 recording that can be used; expected {needed} or more.*adapt_em"):
