@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_max_pool1d
 
 from ..distributions import power_of
 from .coupled_normal import alternating
-from .encoders import Heard, remembered, untaught
+from .encoders import Heard, heads, remembered
 from .recurrent import flattened
 
 FLOOR = 1e-8
@@ -62,13 +62,9 @@ class BandListener(nn.Module):
         self.register_buffer("to_bands", overlapping / overlapping.sum(0), persistent=False)
         self.now = nn.Linear(5 * bands + PITCHES, size)
         self.memory = nn.LSTM(size, size, num_layers=2, batch_first=True, bidirectional=True)
-        self.mask = nn.Linear(2 * size, bands)
-        self.shift = nn.Linear(2 * size, n_latent)
-        self.scale = nn.Linear(2 * size, n_latent)
-        self.noise = nn.Linear(2 * size, bands)
+        self.mask, self.shift, self.scale, self.noise = heads(2 * size, bands, n_latent)
         self.follow = nn.Linear(2 * size, bands)
         self.couplings = alternating(couplings, n_latent, 2 * size)
-        untaught(self)
         nn.init.zeros_(self.follow.weight)
         nn.init.constant_(self.follow.bias, -2.0)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..weights import load
-from .encoders import Heard, log_power, told, untaught
+from .encoders import Heard, heads, log_power, told
 from .recurrent import flattened
 
 WINDOW = 8
@@ -45,11 +45,7 @@ class CausalListener(nn.Module):
         self.background = nn.Linear(n_freqs, size, bias=False)
         self.past = nn.GRU(size, size, num_layers=2, batch_first=True)
         self.ahead = nn.GRU(size, ahead, batch_first=True)
-        self.mask = nn.Linear(size + ahead, n_freqs)
-        self.shift = nn.Linear(size + ahead, n_latent)
-        self.scale = nn.Linear(size + ahead, n_latent)
-        self.noise = nn.Linear(size + ahead, n_freqs)
-        untaught(self)
+        self.mask, self.shift, self.scale, self.noise = heads(size + ahead, n_freqs, n_latent)
 
     @classmethod
     def pretrained(cls, name: str = "ears_causal") -> Self:

@@ -141,12 +141,8 @@ class Listener(nn.Module):
         self.now = nn.Linear(n_freqs, size)
         self.background = nn.Linear(n_freqs, size, bias=False)
         self.memory = nn.GRU(size, size, num_layers=2, batch_first=True, bidirectional=True)
-        self.mask = nn.Linear(2 * size, n_freqs)
-        self.shift = nn.Linear(2 * size, n_latent)
-        self.scale = nn.Linear(2 * size, n_latent)
-        self.noise = nn.Linear(2 * size, n_freqs)
+        self.mask, self.shift, self.scale, self.noise = heads(2 * size, n_freqs, n_latent)
         self.couplings = alternating(couplings, n_latent, 2 * size)
-        untaught(self)
 
     def forward(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
         """Behind the last frame with an ``observed`` bin (padding) the result means nothing.
@@ -168,12 +164,17 @@ def remembered(memory: nn.RNNBase, embedded: Tensor, x: Tensor, observed: Tensor
     return remember(memory, flattened(embedded), None if ends is None else torch.tensor(ends)).reshape(*x.shape[:-1], -1)
 
 
-def untaught(listener: Listener | BandListener | CausalListener) -> None:
-    """Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is what is steady."""
-    nn.init.constant_(listener.mask.bias, 2.0)
-    for head in (listener.shift, listener.noise):
+def heads(n_memory: int, n_told: int, n_latent: int) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
+    """What a listener tells from its memory, untaught: mask, shift and scale of the latents, and noise; mask and noise for so many bins or bands.
+
+    Training starts at: nearly all is speech, read as the clean encoder reads it, and the noise is what is steady.
+    """
+    mask, shift, scale, noise = (nn.Linear(n_memory, size) for size in (n_told, n_latent, n_latent, n_told))
+    nn.init.constant_(mask.bias, 2.0)
+    for head in (shift, noise):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
+    return mask, shift, scale, noise
 
 
 def told(listener: Listener | CausalListener, memory: Tensor, average: Tensor) -> Heard:
