@@ -26,6 +26,7 @@ from torch import Tensor
 
 import ppse
 from ppse import STFT, audio, methods, provenance
+from ppse.allocation import keep_freed_memory
 from ppse.distributions import ComplexNormal
 from ppse.enhance import RANK, SPACING
 from ppse.infer import log_density
@@ -47,6 +48,7 @@ def recording(seconds: float, batch: int = 0) -> Tensor:
 
 def problem(seconds: float, threads: int, batch: int = 0) -> tuple[ppse.Mixture, Tensor]:
     """The default model and a recording; sets the number of threads and the seed."""
+    keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     return ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..mixture import over_draws
+
 PARAMETER_FLOOR = 1e-10
 """Smallest value of a multiplicative parameter: keeps denormal numbers and 0 / 0 out of the M-steps."""
 
@@ -33,14 +35,6 @@ def averages(power: Tensor, variance: Tensor, observed: Tensor | None) -> tuple[
         seen = over_draws(observed.to(ratio.dtype)) if observed.dim() > 2 else observed  # which is the same in all draws
         inverse, ratio = inverse * seen, ratio * seen
     return ratio, inverse
-
-
-def over_draws(value: Tensor) -> Tensor:
-    """Mean over the chains (dim -3), kept as a dim for a batch: (C, T, F) -> (T, F), (B, C, T, F) -> (B, 1, T, F)."""
-    if value.dim() == 2:
-        return value
-    mean = value if value.shape[-3] == 1 else value.mean(-3, keepdim=True)
-    return mean.squeeze(-3) if value.dim() == 3 else mean
 
 
 def scaled(parameter: Tensor, raise_: Tensor, lower: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class AlphaStable(LatentScale):
         with frames:
             angle = pyro.sample("angle", dist.Uniform(0 * one, one).to_event(1))
             exponential = pyro.sample("exponential", dist.Exponential(one).to_event(1))
-        return ComplexNormal(law.loc, positive_stable(self.alpha / 2, angle, exponential) * law.var)
+        return ComplexNormal(law.centre, positive_stable(self.alpha / 2, angle, exponential) * law.var)
 
 
 def positive_stable(index: float, angle: Tensor, exponential: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class ARNoise(LatentScale):
         chain = Autoregressive(self.correlation, law.var.new_full((frames.size, 1), self.spread))
         level = pyro.sample("level", chain.to_event(2))
         scale = (level.squeeze(-3) if level.dim() > 2 else level).exp()  # without the slot of the frames plate
-        return ComplexNormal(law.loc, scale * law.var)
+        return ComplexNormal(law.centre, scale * law.var)
 
 
 class AutoregressiveVAESpeech(VAESpeech):

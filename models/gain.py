@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..distributions import ComplexNormal
-from ..mixture import Frames, Updatable
-from ._multiplicative import over_draws, per_draw_averages, scaled
+from ..mixture import Frames, Updatable, over_draws
+from ._multiplicative import per_draw_averages, scaled
 from ._wrapper import Wrapper
 
 
@@ -49,7 +49,7 @@ class FrameGain(Wrapper):
         law = self.source(frames)
         with frames:
             gain = self.gain.unsqueeze(-1)
-        return ComplexNormal(gain.sqrt() * law.loc, gain * law.var)
+        return law.scaled(gain)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """One multiplicative step on every gain, then the update of the wrapped source; returns the new variance.

@@ -67,7 +67,7 @@ class HeardNoise(Wrapper):
     def forward(self, frames: Frames) -> ComplexNormal:
         """Law of the noise STFT, (…, T, F)."""
         heard, law = self._heard(), self.source(frames)
-        return ComplexNormal(heard.sqrt() * law.loc, heard * law.var)
+        return law.scaled(heard)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """The update of the correction, for the mixture divided by what is heard; returns the new variance. See :meth:`NMFNoise.update`."""

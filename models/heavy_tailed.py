@@ -48,4 +48,4 @@ class HeavyTailed(LatentScale):
         half = law.var.new_full((law.var.shape[-1],) if self.per_bin else (1,), self.dof / 2)
         with frames:
             scale = pyro.sample("scale", dist.InverseGamma(half, half).to_event(1))
-        return ComplexNormal(law.loc, scale * law.var)
+        return ComplexNormal(law.centre, scale * law.var)

@@ -45,7 +45,7 @@ class KnownSilence(Wrapper):
         """Law of the source, (…, T, F), exactly 0 in the silent frames."""
         law: ComplexNormal = self.source(frames)
         sounds = self._sounds(frames.size)
-        return ComplexNormal(law.loc * sounds, law.var * sounds)
+        return law.scaled(sounds)
 
     def update(self, power: Tensor, own: Tensor, others: Tensor, observed: Tensor | None = None) -> Tensor:
         """The M-step of the wrapped source, which the silent frames tell nothing; returns the new variance. See :meth:`NMFNoise.update`."""

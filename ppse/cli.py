@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .allocation import keep_freed_memory
 from .commands import adapt, corpora, enhance, inpaint, study, train, train_av, train_listener, train_semi
 from .console import Commands
 
@@ -56,6 +57,7 @@ app.command()(enhance.demo)
 
 def main() -> None:
     """Run the command line."""
+    keep_freed_memory()
     app(prog_name="ppse")  # completion and help go by this name, however the program was started
 
 

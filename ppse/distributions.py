@@ -55,6 +55,10 @@ class ComplexNormal(TorchDistribution):
     def __add__(self, other: ComplexNormal) -> ComplexNormal:
         return ComplexNormal(self.centre + other.centre, self.var + other.var)
 
+    def scaled(self, power: Tensor) -> ComplexNormal:
+        """The law of sqrt(power) times the variable; the power broadcasts against ``var``. A mean that is the number 0 stays that."""
+        return ComplexNormal(self.centre if self.centred else power.sqrt() * self.loc, power * self.var)
+
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: object = None) -> ComplexNormal:
         shape = torch.Size(batch_shape)
         return ComplexNormal(self.centre, self.var.expand(shape), validate_args=False)

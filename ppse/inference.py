@@ -18,7 +18,7 @@ from .distributions import ComplexNormal
 from .infer import Draws, Expectation, Info, em, gradient_m_step, last_draws
 from .infer.density import is_latent
 from .methods import Method, Problem
-from .mixture import Mixture, Updatable, posterior
+from .mixture import Mixture, Updatable
 from .priors import Graph, with_priors
 from .source_posterior import Moments, SourceDraws
 
@@ -119,7 +119,7 @@ def resume(
                 trace: Any = poutine.trace(poutine.condition(graph, data=draws)).get_trace(x, observed)
                 laws, value = trace.nodes["_RETURN"]["value"], _fit_per_bin(trace, x, observed)
                 if averaging:
-                    moments.add(given.sources or posterior(laws, x))
+                    moments.add(given.sources) if given.sources else moments.add_given(laws, x)
                     source_draws.add(laws, x)
                 if not method.priors and given.sources is None:
                     model.update(x, laws, observed)

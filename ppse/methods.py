@@ -102,7 +102,7 @@ def langevin_em(
 
     def e_step(problem: Problem) -> EStep:
         # Nothing is accepted, so it does not matter which blocks could be, and finding out costs time.
-        target = log_density(problem.graph, *problem.args, chains=chains, block=(), likelihood_power=likelihood_power)
+        target = log_density(problem.graph, *problem.args, chains=chains, block=(), likelihood_power=likelihood_power, verify=False)
         start = target.init({site: law[0] for site, law in hear(problem).items()}, jitter=0.1)
         return mcmc_e_step(target, lambda e: kinetic_langevin(target, e, persistence, tamed=True), start, step_size=step_size, settle=settle)
 
@@ -122,7 +122,7 @@ def amortised(iterations: int = 1, draws: int = 4) -> Method:
         guide = problem.guide
         if guide is None:
             raise ValueError("amortised: no source of the model has an encoder to hear with; use hmc_em, or give a VAESpeech")
-        spare = set(log_density(problem.graph, *problem.args, block=()).sites) - set(guide.sites)
+        spare = set(log_density(problem.graph, *problem.args, block=(), verify=False).sites) - set(guide.sites)
         if spare:
             raise ValueError(f"amortised: no encoder proposes the latents {', '.join(sorted(spare))}; use a method that draws them, such as hmc_em")
         hear(problem)

@@ -161,7 +161,7 @@ class Mixture(PyroModule):
                         f"Mixture: the source '{name}' has {laws[name].var.shape[-1]} frequencies, the recording {x.shape[-1]}; "
                         f"make both with the same STFT (n_fft = 2 n_freqs - 2)"
                     )
-            total = _total(laws)
+            total = total_of(laws)
             # clamp_min, but with a derivative that takes a fifth of the time
             law = ComplexNormal(total.centre, threshold(total.var, VARIANCE_FLOOR, VARIANCE_FLOOR))
             with frames:
@@ -180,7 +180,7 @@ class Mixture(PyroModule):
         Returns:
             the laws after the updates.
         """
-        power, updated = _total(laws).squared_error(x), dict(laws)
+        power, updated = total_of(laws).squared_error(x), dict(laws)
         for name, law in laws.items():
             source = self.sources[name]
             if isinstance(source, Updatable):
@@ -207,7 +207,7 @@ def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Complex
     >>> posterior(laws, one + 0j)["s"].loc.real.item()
     0.75
     """
-    total = _total(laws)
+    total = total_of(laws)
     residual = x if total.centred else x - total.loc
     var = total.var.clamp_min(VARIANCE_FLOOR)
     result = {}
@@ -226,7 +226,7 @@ def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tens
     Args:
         laws, x: as in :func:`posterior`.
     """
-    total = _total(laws)
+    total = total_of(laws)
     variance = total.var.clamp_min(VARIANCE_FLOOR)
     # A law may have one value for all frequencies, or for all draws of the latents of another source; the draws differ.
     shape = torch.broadcast_shapes(variance.shape, x.shape)
@@ -244,12 +244,21 @@ def masked(law: ComplexNormal, observed: Tensor | None) -> Distribution:
     return law.mask(observed.expand(law.batch_shape)).to_event(1)
 
 
-def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
+def total_of(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
+    """The law of the sum of the sources."""
     iterator: Iterator[ComplexNormal] = iter(laws.values())
     total = next(iterator)
     for law in iterator:
         total = total + law
     return total
+
+
+def over_draws(value: Tensor) -> Tensor:
+    """Mean over the chains (dim -3), kept as a dim for a batch: (C, T, F) -> (T, F), (B, C, T, F) -> (B, 1, T, F)."""
+    if value.dim() == 2:
+        return value
+    mean = value if value.shape[-3] == 1 else value.mean(-3, keepdim=True)
+    return mean.squeeze(-3) if value.dim() == 3 else mean
 
 
 def utterances(x: Tensor) -> Any:

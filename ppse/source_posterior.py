@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .distributions import ComplexNormal, power_of
-from .mixture import draw_sources
+from .mixture import VARIANCE_FLOOR, draw_sources, over_draws, posterior, total_of
 
 
 class Moments:
@@ -19,17 +19,32 @@ class Moments:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._unit: Tensor | None = None  # of the means: these are gains of the mixture, where they have one
+        self._sums: dict[str, list[Tensor]] = {}
 
-    def add(self, laws: dict[str, ComplexNormal]) -> None:
+    def add(self, laws: Mapping[str, ComplexNormal]) -> None:
         """Note the posterior laws of all sources under some draws; a dim of draws before (T, F) is averaged out."""
-        self._count += 1
-        for name, law in laws.items():
-            terms = law.loc, power_of(law.loc), law.var
-            averaged = [t.mean(-3, keepdim=t.dim() > 3) if t.dim() > 2 else t for t in terms]
+        self._note({name: (law.loc, law.var) for name, law in laws.items()}, None)
+
+    def add_given(self, laws: Mapping[str, ComplexNormal], x: Tensor) -> None:
+        """Note the posterior of all sources given the mixture x, from their laws under some draws of the latents; draws as above.
+
+        Where no source has a mean, every estimate is x times a real gain, and what is noted are the gains: half of the passes.
+        """
+        total = total_of(laws)
+        if not total.centred:
+            return self.add(posterior(laws, x))
+        var = total.var.clamp_min(VARIANCE_FLOOR)
+        gains = {name: law.var / var for name, law in laws.items()}
+        self._note({name: (gain, gain * (var - laws[name].var)) for name, gain in gains.items()}, x)
+
+    def _note(self, moments: Mapping[str, tuple[Tensor, Tensor]], unit: Tensor | None) -> None:
+        assert not self._count or self._unit is unit, "the means of all draws are in one unit"
+        self._count, self._unit = self._count + 1, unit
+        for name, (mean, var) in moments.items():
+            now = [over_draws(value) for value in (mean, power_of(mean), var)]
             before = self._sums.get(name)
-            now = averaged if before is None else [b + a for a, b in zip(averaged, before, strict=True)]
-            self._sums[name] = (now[0], now[1], now[2])
+            self._sums[name] = now if before is None else [b + a for a, b in zip(now, before, strict=True)]
 
     def laws(self) -> dict[str, ComplexNormal]:
         """The posterior of every source, (T, F) or (B, 1, T, F).
@@ -39,10 +54,11 @@ class Moments:
         """
         if not self._count:
             raise ValueError("Moments: no law was added, so there is nothing to average; call add first")
+        unit = torch.ones(()) if self._unit is None else self._unit
         result = {}
         for name, sums in self._sums.items():
-            loc, square, var = (s / self._count for s in sums)
-            result[name] = ComplexNormal(loc, var + (square - power_of(loc)).clamp_min(0))
+            mean, square, var = (s / self._count for s in sums)
+            result[name] = ComplexNormal(mean * unit, var + (square - power_of(mean)).clamp_min(0) * power_of(unit))
         return result
 
 

@@ -207,6 +207,9 @@ def test_a_decoder_that_mixes_chains_is_refused() -> None:
 
     with pytest.raises(BlockError, match="chains"):
         log_density(model, chains=3)
+    with pytest.raises(BlockError, match="chains"):
+        log_density(model, chains=3, block=())
+    assert log_density(model, chains=3, block=(), verify=False).shape == (3, 1)
 
 
 def _global_scale(x: Tensor) -> None:

@@ -32,6 +32,13 @@ def test_goodness_of_fit_notices_a_wrong_density() -> None:
     assert (_goodness_of_fit(wrong_by=0.5) < GOF_LIMIT).all()  # the classic: variance per part instead of in all
 
 
+def test_a_scaled_law_is_that_of_the_scaled_variable() -> None:
+    law, power = _law(), torch.tensor([4.0, 0.25], dtype=torch.float64)
+    scaled = law.scaled(power)
+    torch.testing.assert_close((scaled.loc, scaled.var), (power.sqrt() * law.loc, power * law.var))
+    assert ComplexNormal(0j, law.var).scaled(power).centred  # which is what makes it cheap
+
+
 def test_log_prob_is_that_of_two_normal_laws() -> None:
     law, value = _law(), torch.tensor([0.3 - 1j, 2 + 0.1j], dtype=torch.complex128)
     scale = (law.var / 2).sqrt()

@@ -19,7 +19,7 @@ from ppse import ComplexNormal, Mixture, methods
 from ppse.infer import Expectation, hmc, log_density, sample, warm_up
 from ppse.inference import OPEN_RATE, Keep, infer, resume
 from ppse.methods import Method, Problem
-from ppse.mixture import Frames
+from ppse.mixture import Frames, posterior
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, VAESpeech
 from ppse.priors import with_priors
 from ppse.source_posterior import Moments, SourceDraws
@@ -116,6 +116,22 @@ def test_moments_follow_the_law_of_total_variance() -> None:
     law = moments.laws()["s"]
     torch.testing.assert_close(law.loc, locs.mean(0))
     torch.testing.assert_close(law.var, var.mean(0) + (locs - locs.mean(0)).abs().square().mean(0))
+
+
+@pytest.mark.parametrize("draws", [(), (1,), (4,)], ids=["none", "one", "four"])
+@pytest.mark.parametrize("lead", [(), (2,)], ids=["alone", "batch"])
+@pytest.mark.parametrize("mean", [False, True])
+def test_moments_of_gains_are_those_of_the_estimates(draws: tuple[int, ...], lead: tuple[int, ...], mean: bool) -> None:
+    if lead and not draws:
+        draws = (1,)  # a batch always has a dim of draws
+    x, direct, given = torch.randn(*lead, *((1,) if lead else ()), T, F, dtype=torch.complex128), Moments(), Moments()
+    for _ in range(3):
+        var = torch.rand(2, *lead, *draws, T, F, dtype=torch.float64)
+        laws = {"s": ComplexNormal(torch.ones_like(x) if mean else 0j, var[0]), "n": ComplexNormal(0j, var[1])}
+        direct.add(posterior(laws, x))
+        given.add_given(laws, x)
+    for name, law in given.laws().items():
+        torch.testing.assert_close((law.loc, law.var), (direct.laws()[name].loc, direct.laws()[name].var))
 
 
 @pytest.mark.parametrize("lead", [(), (3, 1)], ids=["one", "batch"])

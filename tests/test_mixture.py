@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ppse import ComplexNormal, Mixture, posterior
-from ppse.mixture import VARIANCE_FLOOR, Frames, draw_sources
+from ppse.mixture import VARIANCE_FLOOR, Frames, draw_sources, over_draws
 from ppse.models import FrameGain, NMFNoise, StationaryNoise, SwitchingSpeech, VAESpeech
-from ppse.models._multiplicative import averages, over_draws, per_draw_averages
+from ppse.models._multiplicative import averages, per_draw_averages
 
 T, F = 6, 5
 

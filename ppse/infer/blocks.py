@@ -17,8 +17,10 @@ class BlockError(ValueError):
     """The requested blocks are not independent in this model, so accepting them one by one would be wrong."""
 
 
-def choose(target: LogDensity, wanted: Sequence[str] | None) -> None:
+def choose(target: LogDensity, wanted: Sequence[str] | None, verify: bool = True) -> None:
     """Set the blocks of a density: the wanted plates, or (None) the finest ones that the graph declares and that hold numerically.
+
+    Wanted ones are taken at their word unless they are to be verified.
 
     Raises:
         BlockError: when they are not independent; the message names the site.
@@ -36,7 +38,8 @@ def choose(target: LogDensity, wanted: Sequence[str] | None) -> None:
                 )
     if wanted is not None:
         target.set_block(set(wanted) | utterances)
-        _verify(target)
+        if verify:
+            _verify(target)
         return
     for candidate in (shared, utterances, set()):
         target.set_block(candidate)

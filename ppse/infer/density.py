@@ -45,7 +45,7 @@ class LogDensity:
 
     def __init__(
         self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], chains: int,
-        block: Sequence[str] | None, temperature: float | Tensor, likelihood_power: float | Tensor,
+        block: Sequence[str] | None, temperature: float | Tensor, likelihood_power: float | Tensor, verify: bool,
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
         self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
@@ -71,7 +71,7 @@ class LogDensity:
         self.sizes = _plate_sizes(trace)
         self.block: tuple[str, ...] = ()
         self.shape = torch.Size()
-        choose(self, block)
+        choose(self, block, verify)
 
     def __call__(self, position: Position) -> Tensor:
         """log p per block at the position, shape :attr:`shape`; differentiable."""
@@ -132,7 +132,7 @@ class LogDensity:
         if type(self) is not LogDensity:
             what = type(self).__name__
             raise ValueError(f"log_density: a {what} density cannot be replicated; replicate the one of log_density, and make kernels for that")
-        return LogDensity(self._model, self._args, self._kwargs, copies * self.chains, self.block, self.temperature, self.likelihood_power)
+        return LogDensity(self._model, self._args, self._kwargs, copies * self.chains, self.block, self.temperature, self.likelihood_power, True)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ class LogDensity:
 
 def log_density(
     model: Callable[..., Any], *args: Any, chains: int = 1, block: Sequence[str] | None = None,
-    temperature: float | Tensor = 1.0, likelihood_power: float | Tensor = 1.0, **kwargs: Any,
+    temperature: float | Tensor = 1.0, likelihood_power: float | Tensor = 1.0, verify: bool = True, **kwargs: Any,
 ) -> LogDensity:
     """A Pyro model as a log density per block and chain, for the kernels of :mod:`ppse.infer`.
 
@@ -231,6 +231,7 @@ def log_density(
         temperature: 1 is the posterior; above 1 is flatter. A number, or a tensor that broadcasts against the blocks.
         likelihood_power: exponent of all observed sites, e.g. 0.5 for the published Langevin EM. A number, or a tensor that
             broadcasts against the plates, such as (chains, 1).
+        verify: False takes the blocks that were asked for at their word, which is enough where nothing is accepted, and saves some decodes.
 
     Raises:
         BlockError: when blocks that were asked for are not independent; the message names the site.
@@ -245,7 +246,7 @@ def log_density(
     >>> target.block, tuple(target({"z": torch.zeros(2, 3)}).shape)
     (('frames',), (2, 3))
     """
-    return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power)
+    return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power, verify)
 
 
 def is_latent(site: dict[str, Any]) -> bool:
