@@ -47,7 +47,7 @@ def recording(seconds: float, batch: int = 0) -> Tensor:
 
 
 def problem(seconds: float, threads: int, batch: int = 0) -> tuple[ppse.Mixture, Tensor]:
-    """The default model and a recording; sets the number of threads and the seed."""
+    """The default model and a recording; sets the number of threads and the seed, and what becomes of freed memory."""
     keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Memory that was freed stays with the process, so that arrays of megabytes do not come as new pages each time."""
+"""Memory that was freed is used again, so that arrays of megabytes do not come as new pages each time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _LARGEST_THRESHOLD = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to hand freed memory back to the system before the process ends. Says whether it will.
+    """Ask the C library to keep freed memory for later: of arrays of up to 32 MB, in the main thread. Says whether it takes that.
 
     Every iteration of an inference makes the same arrays. The GNU C library gives those of megabytes back each time, and the system
-    then clears new pages, which can cost a batch of recordings a fifth of its time (docs/costs.md). The peak of memory stays what it was.
-    The command line asks for this; a program that uses :mod:`ppse` may. Elsewhere than on the GNU C library nothing happens.
+    then clears new pages, which can cost a batch of recordings a fifth of its time (docs/costs.md). The peak of memory stays what it was; what
+    is kept is not free for others. The command line asks for this; a program that uses :mod:`ppse` may. Other C libraries are not asked.
     """
     if sys.platform != "linux":
         return False

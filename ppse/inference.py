@@ -119,7 +119,10 @@ def resume(
                 trace: Any = poutine.trace(poutine.condition(graph, data=draws)).get_trace(x, observed)
                 laws, value = trace.nodes["_RETURN"]["value"], _fit_per_bin(trace, x, observed)
                 if averaging:
-                    moments.add(given.sources) if given.sources else moments.add_given(laws, x)
+                    if given.sources:
+                        moments.add(given.sources)
+                    else:
+                        moments.add_given(laws, x)
                     source_draws.add(laws, x)
                 if not method.priors and given.sources is None:
                     model.update(x, laws, observed)

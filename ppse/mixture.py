@@ -255,7 +255,7 @@ def total_of(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
 
 def over_draws(value: Tensor) -> Tensor:
     """Mean over the chains (dim -3), kept as a dim for a batch: (C, T, F) -> (T, F), (B, C, T, F) -> (B, 1, T, F)."""
-    if value.dim() == 2:
+    if value.dim() <= 2:
         return value
     mean = value if value.shape[-3] == 1 else value.mean(-3, keepdim=True)
     return mean.squeeze(-3) if value.dim() == 3 else mean

@@ -31,15 +31,15 @@ class Moments:
 
         Where no source has a mean, every estimate is x times a real gain, and what is noted are the gains: half of the passes.
         """
-        total = total_of(laws)
-        if not total.centred:
+        if not all(law.centred for law in laws.values()):
             return self.add(posterior(laws, x))
-        var = total.var.clamp_min(VARIANCE_FLOOR)
+        var = total_of(laws).var.clamp_min(VARIANCE_FLOOR)
         gains = {name: law.var / var for name, law in laws.items()}
         self._note({name: (gain, gain * (var - laws[name].var)) for name, gain in gains.items()}, x)
 
     def _note(self, moments: Mapping[str, tuple[Tensor, Tensor]], unit: Tensor | None) -> None:
-        assert not self._count or self._unit is unit, "the means of all draws are in one unit"
+        if self._count and self._unit is not unit:
+            raise ValueError("Moments: estimates and gains of a mixture, or of two mixtures, have no common mean; use one Moments for each")
         self._count, self._unit = self._count + 1, unit
         for name, (mean, var) in moments.items():
             now = [over_draws(value) for value in (mean, power_of(mean), var)]

@@ -210,6 +210,8 @@ def test_a_decoder_that_mixes_chains_is_refused() -> None:
     with pytest.raises(BlockError, match="chains"):
         log_density(model, chains=3, block=())
     assert log_density(model, chains=3, block=(), verify=False).shape == (3, 1)
+    with pytest.raises(ValueError, match="verify=False without blocks"):
+        log_density(model, chains=3, verify=False)
 
 
 def _global_scale(x: Tensor) -> None:

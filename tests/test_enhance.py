@@ -281,19 +281,21 @@ def test_acceptance_is_traced_where_a_kernel_ran(model: ppse.Mixture) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording() -> None:
-    """Ten minutes in windows stay under 2 GB, by the method and the prior that are used unless others are given."""
+    """Four minutes in windows take 1.1 GB and in one piece 2.3, by the method and the prior that are used unless others are given."""
     code = """
 import resource, sys
 import numpy as np, torch
 import ppse
+from ppse.allocation import keep_freed_memory
+keep_freed_memory()
 torch.set_num_threads(1)
-wave = 0.1 * np.random.default_rng(0).standard_normal(600 * 16_000, dtype=np.float32)
+wave = 0.1 * np.random.default_rng(0).standard_normal(240 * 16_000, dtype=np.float32)
 result = ppse.enhance(wave, method=ppse.methods.default(iterations=2), std=True)
-assert len(result.traces) == 11 and np.isfinite(result.estimates["speech"]).all()
+assert len(result.traces) == 5 and np.isfinite(result.estimates["speech"]).all()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1 / 1024))
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert float(out.split()[-1]) < 2e9
+    assert float(out.split()[-1]) < 1.6e9
 
 
 def test_saving_does_not_clip_where_the_type_has_floats(tmp_path: Path) -> None:

@@ -118,20 +118,36 @@ def test_moments_follow_the_law_of_total_variance() -> None:
     torch.testing.assert_close(law.var, var.mean(0) + (locs - locs.mean(0)).abs().square().mean(0))
 
 
-@pytest.mark.parametrize("draws", [(), (1,), (4,)], ids=["none", "one", "four"])
-@pytest.mark.parametrize("lead", [(), (2,)], ids=["alone", "batch"])
-@pytest.mark.parametrize("mean", [False, True])
-def test_moments_of_gains_are_those_of_the_estimates(draws: tuple[int, ...], lead: tuple[int, ...], mean: bool) -> None:
-    if lead and not draws:
-        draws = (1,)  # a batch always has a dim of draws
-    x, direct, given = torch.randn(*lead, *((1,) if lead else ()), T, F, dtype=torch.complex128), Moments(), Moments()
+@pytest.mark.parametrize("means", [(0j, 0j), (1 + 0j, 0j), (1 + 0j, -1 + 0j)], ids=["none", "one", "opposite"])
+@pytest.mark.parametrize(("x", "speech", "noise"), [
+    ((T, F), (T, F), (T, F)), ((T, F), (4, T, F), (4, T, F)), ((T, F), (4, T, F), (T, F)), ((T, F), (4, T, 1), (1, T, F)),
+    ((2, 1, T, F), (2, 1, T, F), (2, 1, T, F)), ((2, 1, T, F), (2, 4, T, F), (2, 1, T, F)),
+])
+def test_the_mean_over_draws_given_the_mixture_is_that_of_its_posteriors(
+    x: tuple[int, ...], speech: tuple[int, ...], noise: tuple[int, ...], means: tuple[complex, complex],
+) -> None:
+    mixture, posteriors, moments = torch.randn(x, dtype=torch.complex128), [], Moments()
     for _ in range(3):
-        var = torch.rand(2, *lead, *draws, T, F, dtype=torch.float64)
-        laws = {"s": ComplexNormal(torch.ones_like(x) if mean else 0j, var[0]), "n": ComplexNormal(0j, var[1])}
-        direct.add(posterior(laws, x))
-        given.add_given(laws, x)
-    for name, law in given.laws().items():
-        torch.testing.assert_close((law.loc, law.var), (direct.laws()[name].loc, direct.laws()[name].var))
+        laws = {
+            name: ComplexNormal(mean, torch.rand(shape, dtype=torch.float64))
+            for name, mean, shape in zip(("s", "n"), means, (speech, noise), strict=True)
+        }
+        posteriors.append(posterior(laws, mixture))
+        moments.add_given(laws, mixture)
+    for name, law in moments.laws().items():
+        draws = [ComplexNormal(each[name].loc, each[name].var).expand(torch.broadcast_shapes(speech, noise)) for each in posteriors]
+        loc, var = (torch.stack([getattr(draw, what) for draw in draws]) for what in ("loc", "var"))
+        dims = (0, -3) if loc.dim() > 3 else (0,)  # of iterations and of draws
+        expected = var.mean(dims) + (loc - loc.mean(dims, keepdim=True)).abs().square().mean(dims)
+        torch.testing.assert_close((law.loc.reshape(expected.shape), law.var.reshape(expected.shape)), (loc.mean(dims), expected))
+        assert law.loc.shape == x
+
+
+def test_moments_of_two_mixtures_are_refused() -> None:
+    moments, laws = Moments(), {"s": ComplexNormal(0j, torch.ones(T, F)), "n": ComplexNormal(0j, torch.ones(T, F))}
+    moments.add_given(laws, _x())
+    with pytest.raises(ValueError, match="two mixtures"):
+        moments.add_given(laws, _x())
 
 
 @pytest.mark.parametrize("lead", [(), (3, 1)], ids=["one", "batch"])

@@ -20,7 +20,7 @@ class BlockError(ValueError):
 def choose(target: LogDensity, wanted: Sequence[str] | None, verify: bool = True) -> None:
     """Set the blocks of a density: the wanted plates, or (None) the finest ones that the graph declares and that hold numerically.
 
-    Wanted ones are taken at their word unless they are to be verified.
+    Wanted ones are taken at their word unless they are to be verified; the finest ones always are.
 
     Raises:
         BlockError: when they are not independent; the message names the site.

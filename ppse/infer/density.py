@@ -48,7 +48,7 @@ class LogDensity:
         block: Sequence[str] | None, temperature: float | Tensor, likelihood_power: float | Tensor, verify: bool,
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
-        self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
+        self.chains, self.temperature, self.likelihood_power, self._verify = chains, temperature, likelihood_power, verify
         trace: Any = self._trace(model)
         self.transforms: dict[str, Transform] = {}
         self.plates: dict[str, dict[str, int]] = {}
@@ -132,7 +132,8 @@ class LogDensity:
         if type(self) is not LogDensity:
             what = type(self).__name__
             raise ValueError(f"log_density: a {what} density cannot be replicated; replicate the one of log_density, and make kernels for that")
-        return LogDensity(self._model, self._args, self._kwargs, copies * self.chains, self.block, self.temperature, self.likelihood_power, True)
+        chains = copies * self.chains
+        return LogDensity(self._model, self._args, self._kwargs, chains, self.block, self.temperature, self.likelihood_power, self._verify)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -231,11 +232,12 @@ def log_density(
         temperature: 1 is the posterior; above 1 is flatter. A number, or a tensor that broadcasts against the blocks.
         likelihood_power: exponent of all observed sites, e.g. 0.5 for the published Langevin EM. A number, or a tensor that
             broadcasts against the plates, such as (chains, 1).
-        verify: False takes the blocks that were asked for at their word, which is enough where nothing is accepted, and saves some decodes.
+        verify: False takes the blocks that were asked for at their word, chains and utterances among them, and saves some decodes: for what
+            accepts nothing, with models that keep the contract of sources (:func:`ppse.testing.check_source`).
 
     Raises:
         BlockError: when blocks that were asked for are not independent; the message names the site.
-        ValueError: when there is no latent site.
+        ValueError: when there is no latent site, or nothing to take at its word.
 
     >>> import pyro.distributions as dist
     >>> def model():
@@ -246,6 +248,8 @@ def log_density(
     >>> target.block, tuple(target({"z": torch.zeros(2, 3)}).shape)
     (('frames',), (2, 3))
     """
+    if block is None and not verify:
+        raise ValueError("log_density: verify=False without blocks to take at their word; give block=…, or () for whole utterances")
     return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power, verify)
 
 
