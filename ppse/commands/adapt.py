@@ -48,6 +48,6 @@ def adapt(
         told = Progress(bar(progress, "listen"), lambda _, log: report(log), lambda reason: complain_left_out([reason]))
         verdict = adapt_prior(
             prior, inputs, out, settings, speech=speech, force=force, method=methods.default(), progress=told,
-            using=choices.heard, finder=choices.model(choices.FINDER, "heard"),
+            using=choices.heard, finder=choices.model(choices.FINDER, "heard") if speech else None,
         )
     say(f"wrote {out}: adapting {verdict.sentence}; use it: ppse enhance --prior {out} --noise heard …")
