@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, help="of ppse mix")
     parser.add_argument("--count", type=int, default=24, help="recordings, spread over the corpus")
-    parser.add_argument("--starts", type=int, default=8, help="of these, for the second table")
+    parser.add_argument("--starts", type=int, default=8, help="of these, for the second table; 0 leaves it out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -92,6 +92,8 @@ def main() -> None:
     for name, model, method in rows:
         mean, factor = gains(pairs, model, method())
         print(f"| {name} | {mean[0]:+.2f} | {mean[1]:+.3f} | {mean[2]:+.3f} | {factor:.3f} |", flush=True)
+    if not options.starts:
+        return
     print("\n| | iterations from the ears | from the published start |\n|---|---|---|")
     few = pairs[:: max(1, len(pairs) // options.starts)][: options.starts]
     settled, plain = methods.langevin_em(60, settle=12), methods.langevin_em(60)
