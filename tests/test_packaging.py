@@ -62,7 +62,9 @@ def test_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
 
     sdist = _build("sdist", tmp_path / "dist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "source", filter="data")
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.4 or later
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(tmp_path / "source")
     source = next((tmp_path / "source").iterdir())
     kept = ["models/vae.py", "tests/conftest.py", "Makefile", "constraints.txt", "CITATION.cff", "CHANGELOG.md"]
     kept += [str(path.relative_to(ROOT)) for folder in ("benchmarks", "docs", "examples", "tests") for path in (ROOT / folder).glob("*.*")]
