@@ -104,7 +104,7 @@ def main() -> None:
         verdict = adapt_prior(
             asked.prior, [str(adapt.parent / "noisy")], adapted, settings, speech=asked.clean,
             force=asked.force or not asked.speech,  # the demo is too little to judge by
-            method=methods.default(), progress=progress, using=choices.heard, finder=choices.model(choices.FINDER, "heard"),
+            method=methods.default(), progress=progress, using=choices.heard, finder=choices.model(choices.FINDER, "heard") if asked.clean else None,
         )
         print(verdict.sentence, flush=True)
     results = {method: {which: scores(prior, judge, method) for which, prior in (("before", asked.prior), ("after", str(adapted)))}

@@ -161,7 +161,7 @@ class Mixture(PyroModule):
                         f"Mixture: the source '{name}' has {laws[name].var.shape[-1]} frequencies, the recording {x.shape[-1]}; "
                         f"make both with the same STFT (n_fft = 2 n_freqs - 2)"
                     )
-            total = total_of(laws)
+            total = _total(laws)
             # clamp_min, but with a derivative that takes a fifth of the time
             law = ComplexNormal(total.centre, threshold(total.var, VARIANCE_FLOOR, VARIANCE_FLOOR))
             with frames:
@@ -180,7 +180,7 @@ class Mixture(PyroModule):
         Returns:
             the laws after the updates.
         """
-        power, updated = total_of(laws).squared_error(x), dict(laws)
+        power, updated = _total(laws).squared_error(x), dict(laws)
         for name, law in laws.items():
             source = self.sources[name]
             if isinstance(source, Updatable):
@@ -207,15 +207,19 @@ def posterior(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Complex
     >>> posterior(laws, one + 0j)["s"].loc.real.item()
     0.75
     """
-    total = total_of(laws)
-    residual = x if total.centred else x - total.loc
-    var = total.var.clamp_min(VARIANCE_FLOOR)
+    residual = x if all(law.centred for law in laws.values()) else x - _total(laws).loc
     result = {}
-    for name, law in laws.items():
-        gain = law.var / var
-        own = gain * residual
-        result[name] = ComplexNormal(own if law.centred else law.loc + own, gain * (var - law.var))
+    for name, (gain, var) in gains(laws).items():
+        law, own = laws[name], gain * residual
+        result[name] = ComplexNormal(own if law.centred else law.loc + own, var)
     return result
+
+
+def gains(laws: Mapping[str, ComplexNormal]) -> dict[str, tuple[Tensor, Tensor]]:
+    """By source, its Wiener gain g_j = v_j / v and its variance given the mixture, g_j (v - v_j); see :func:`posterior`."""
+    var = _total(laws).var.clamp_min(VARIANCE_FLOOR)
+    found = {name: law.var / var for name, law in laws.items()}
+    return {name: (gain, gain * (var - laws[name].var)) for name, gain in found.items()}
 
 
 def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tensor]:
@@ -226,7 +230,7 @@ def draw_sources(laws: Mapping[str, ComplexNormal], x: Tensor) -> dict[str, Tens
     Args:
         laws, x: as in :func:`posterior`.
     """
-    total = total_of(laws)
+    total = _total(laws)
     variance = total.var.clamp_min(VARIANCE_FLOOR)
     # A law may have one value for all frequencies, or for all draws of the latents of another source; the draws differ.
     shape = torch.broadcast_shapes(variance.shape, x.shape)
@@ -244,8 +248,7 @@ def masked(law: ComplexNormal, observed: Tensor | None) -> Distribution:
     return law.mask(observed.expand(law.batch_shape)).to_event(1)
 
 
-def total_of(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
-    """The law of the sum of the sources."""
+def _total(laws: Mapping[str, ComplexNormal]) -> ComplexNormal:
     iterator: Iterator[ComplexNormal] = iter(laws.values())
     total = next(iterator)
     for law in iterator:

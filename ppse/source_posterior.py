@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .distributions import ComplexNormal, power_of
-from .mixture import VARIANCE_FLOOR, draw_sources, over_draws, posterior, total_of
+from .mixture import draw_sources, gains, over_draws, posterior
 
 
 class Moments:
@@ -33,9 +33,7 @@ class Moments:
         """
         if not all(law.centred for law in laws.values()):
             return self.add(posterior(laws, x))
-        var = total_of(laws).var.clamp_min(VARIANCE_FLOOR)
-        gains = {name: law.var / var for name, law in laws.items()}
-        self._note({name: (gain, gain * (var - laws[name].var)) for name, gain in gains.items()}, x)
+        self._note(gains(laws), x)
 
     def _note(self, moments: Mapping[str, tuple[Tensor, Tensor]], unit: Tensor | None) -> None:
         if self._count and self._unit is not unit:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .distributions import ComplexNormal, power_of
-from .mixture import VARIANCE_FLOOR, Mixture
+from .mixture import VARIANCE_FLOOR, Mixture, over_draws
 from .switching import Regimes
 
 
@@ -55,7 +55,7 @@ def factored_speech(found: Regimes, x: Tensor, observed: Tensor | None) -> Facto
         if not law.centred:
             raise ValueError(f"switching_vem: the source '{name}' has a mean; with factored=True all must have a mean of 0: use factored=False")
     speech, other = found.laws[found.source].var, sum(law.var for law in found.others.values())
-    (a_s, gap_s), (a_n, gap_n) = (_over_draws(v) for v in (speech, torch.as_tensor(other, dtype=speech.dtype)))
+    (a_s, gap_s), (a_n, gap_n) = (_inverse_over_draws(v) for v in (speech, torch.as_tensor(other, dtype=speech.dtype)))
     total = 1 / a_s + 1 / a_n
     per_bin = -math.log(math.pi) - total.log() - power_of(x) / total - gap_s - gap_n
     per_frame = (per_bin if observed is None else per_bin * observed).sum(-1).movedim(0, -1)  # (…, 1, T, M)
@@ -71,7 +71,7 @@ def update_noise(model: Mixture, found: Regimes, power: Tensor, observed: Tensor
 
 def shared_out(found: Regimes, speech: ComplexNormal, x: Tensor) -> dict[str, ComplexNormal]:
     """The laws of all sources, of which the speech is known to have this one: the others share the rest of the mixture by their variances."""
-    others = {name: _mean_draw(law.var) for name, law in found.others.items()}
+    others = {name: over_draws(law.var) for name, law in found.others.items()}
     total = sum(others.values(), torch.zeros(())).clamp_min(VARIANCE_FLOOR)
     laws = {found.source: speech}
     for name, var in others.items():
@@ -80,17 +80,13 @@ def shared_out(found: Regimes, speech: ComplexNormal, x: Tensor) -> dict[str, Co
     return {name: laws[name] for name in found.laws}
 
 
-def _over_draws(var: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse_over_draws(var: Tensor) -> tuple[Tensor, Tensor]:
     """E[1 / v], and E[log v] + log E[1 / v], over draws."""
     var = var.clamp_min(VARIANCE_FLOOR)
     if var.dim() < 3:  # no draws: all is known
         return 1 / var, torch.zeros_like(var)
     inverse = (1 / var).mean(-3, keepdim=True)
     return inverse, var.log().mean(-3, keepdim=True) + inverse.log()
-
-
-def _mean_draw(var: Tensor) -> Tensor:
-    return var.mean(-3, keepdim=var.dim() > 3) if var.dim() > 2 else var
 
 
 def _first(marginals: Tensor, like: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class LogDensity:
         block: Sequence[str] | None, temperature: float | Tensor, likelihood_power: float | Tensor, verify: bool,
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
-        self.chains, self.temperature, self.likelihood_power, self._verify = chains, temperature, likelihood_power, verify
+        self.chains, self.temperature, self.likelihood_power = chains, temperature, likelihood_power
         trace: Any = self._trace(model)
         self.transforms: dict[str, Transform] = {}
         self.plates: dict[str, dict[str, int]] = {}
@@ -132,8 +132,8 @@ class LogDensity:
         if type(self) is not LogDensity:
             what = type(self).__name__
             raise ValueError(f"log_density: a {what} density cannot be replicated; replicate the one of log_density, and make kernels for that")
-        chains = copies * self.chains
-        return LogDensity(self._model, self._args, self._kwargs, chains, self.block, self.temperature, self.likelihood_power, self._verify)
+        chains = copies * self.chains  # which swaps will accept, so what was taken at its word is verified now
+        return LogDensity(self._model, self._args, self._kwargs, chains, self.block, self.temperature, self.likelihood_power, verify=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
