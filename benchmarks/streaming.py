@@ -37,11 +37,11 @@ def offline(prior: str, method: str) -> Enhancer:
 
 
 def streaming(prior: str, ears: str, look_ahead: int, piece: int = 1600) -> Enhancer:
-    """Piece by piece, in blocks as long as the look-ahead allows but no longer than the default."""
+    """Piece by piece, in blocks as long as the look-ahead allows."""
     model, heard_by = Mixture(speech=load_any(PRIORS, prior), noise=NMFNoise(RANK)), choices.ears(ears)
 
     def run(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-        stream = Stream(model, look_ahead=look_ahead, block=min(3, look_ahead + 1), ears=heard_by)
+        stream = Stream(model, look_ahead=look_ahead, ears=heard_by)
         return np.concatenate([*(stream.push(noisy[i : i + piece]) for i in range(0, len(noisy), piece)), stream.flush()])
 
     return run

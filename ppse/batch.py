@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from . import audio, media, video
 from .enhance import Enhancement, enhance
@@ -133,35 +134,39 @@ def enhance_files(
     Args:
         model: one, or several whose posteriors are averaged; see :func:`ppse.enhance`.
         size: how many recordings to infer side by side at most (:func:`ppse.enhance_together`), those of similar length, which then come
-            first. With 1 the result of a file does not depend on what else there is to do. A run that is saved goes alone, and so does
-            what something is given of.
+            first. With 1 the result of a file does not depend on what else there is to do; with more, what an interruption left is inferred
+            beside the same files again. A run that is saved goes alone, and so does what something is given of.
         given: what is known of a file beside its samples; what it raises is told as the reason why this file failed.
         report: called with (file, fraction of it done).
     """
     extras = extras or Extras()
-    for group in _groups(tasks, extras, overwrite, 1 if extras.run or given else size):
+    for group in _groups([*tasks], 1 if extras.run or given else size):
+        done = [] if overwrite else [file for file in group if _done(file, tasks[file], extras)]
+        for file in done:
+            yield Outcome(file, tasks[file], "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
         ready: dict[Path, str] = {}
-        read = []
-        for file in group:
-            output = tasks[file]
-            if _done(file, output, extras) and not overwrite:
-                yield Outcome(file, output, "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
-                continue
+        read: dict[Path, tuple[NDArray[np.float32], int]] = {}
+        for file in (file for file in group if file not in done):
             try:
-                subtype = _checked(file, output, extras)
+                subtype = _checked(file, tasks[file], extras)
                 if len(group) > 1:
-                    read.append(media.read_checked(file))
+                    read[file] = media.read_checked(file)
                 ready[file] = subtype
             except Exception as error:  # whatever befalls one file, the others get done
-                yield Outcome(file, output, "failed", audio.failure(error, file))
+                yield Outcome(file, tasks[file], "failed", audio.failure(error, file))
+        if ready and len(group) > 1:
+            for file in done:  # beside them the others come out as they would have
+                with suppress(audio.AudioError):
+                    read[file] = media.read_checked(file)
         side_by_side: dict[Path, Enhancement] = {}
-        if len(ready) > 1:
+        if len(read) > 1:
+            members = [file for file in group if file in read]
             with suppress(Exception):  # each is then tried alone, which tells whose fault it was
                 found = enhance_batch(
-                    read, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws,
-                    report=partial(report, next(iter(ready))) if report else None,
+                    [read[file] for file in members], model, method, seed=seed, device=device, std=extras.std, draws=extras.draws,
+                    report=partial(report, members[0]) if report else None,
                 )
-                side_by_side = dict(zip(ready, found, strict=True))
+                side_by_side = dict(zip(members, found, strict=True))
         for file, subtype in ready.items():
             try:
                 result = side_by_side.pop(file, None) or enhance(
@@ -175,19 +180,18 @@ def enhance_files(
             yield Outcome(file, tasks[file], "done", note, result.seconds, result.noisy.size / result.sample_rate)
 
 
-def _groups(tasks: Mapping[Path, Path], extras: Extras, overwrite: bool, size: int) -> list[list[Path]]:
-    """Files to enhance side by side; each by itself, in the order of the tasks, for size 1. What is done already is by itself."""
+def _groups(files: Sequence[Path], size: int) -> list[list[Path]]:
+    """Files to enhance side by side, whether they are done or not; each by itself, in their order, for size 1."""
     if size == 1:
-        return [[file] for file in tasks]
-    due = [file for file, output in tasks.items() if overwrite or not _done(file, output, extras)]
+        return [[file] for file in files]
     seconds = []
-    for file in due:
+    for file in files:
         try:
             length, channels = media.extent(file)
         except audio.AudioError:  # told when its turn comes
             length, channels = math.inf, 1
         seconds.append(length if channels == 1 else math.inf)
-    return [*([file] for file in tasks if file not in set(due)), *([due[i] for i in group] for group in batches(seconds, size, WINDOW))]
+    return [[files[i] for i in group] for group in batches(seconds, size, WINDOW)]
 
 
 def _done(file: Path, output: Path, extras: Extras) -> bool:

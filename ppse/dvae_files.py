@@ -28,7 +28,7 @@ class Network:
         self.path = path
         self._parser = configparser.ConfigParser(interpolation=None)
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 self._parser.read_file(file)
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
             raise WeightsError(f"{path}: not a readable config ({error}); give the config.ini that was published beside the checkpoint") from error
@@ -71,8 +71,9 @@ class Network:
         return self._parser.BOOLEAN_STATES[found.lower()]
 
     def _size(self, key: str, found: str) -> int:
-        if not found.strip().isdecimal() or not 0 < int(found) <= LARGEST:
-            raise WeightsError(f"{self.path}: {key} = '{found}'; expected sizes of layers, whole numbers from 1 to {LARGEST}, with commas between")
+        if not found.strip().isdecimal() or len(found.strip()) > 9 or not 0 < int(found) <= LARGEST:
+            expected = f"sizes of layers, whole numbers from 1 to {LARGEST}, with commas between"
+            raise WeightsError(f"{self.path}: {key} = '{found[:40]}'; expected {expected}")
         return int(found)
 
 

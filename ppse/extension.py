@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio
+from .departure import SPEECH, Departure
 from .enhance import opened, random_from, stft_of
 from .guides import clean_guide
 from .inpainting import variances_given
@@ -21,6 +22,10 @@ from .mixture import Source
 from .models import VAESpeech
 from .narrowband import band
 from .stft import level
+from .uncertainty import check_level
+
+HALVINGS = 40
+"""Of the interval in which a quantile is sought."""
 
 
 @dataclass
@@ -31,12 +36,24 @@ class Extension:
         sample_rate: that of the prior, in Hz.
         draws: the recording with its upper band drawn from the posterior, (draws, channels, N). The mean of that band is 0, as nothing tells
             of its phases.
-        std: posterior standard deviation in the STFT domain, (channels, T, F), at the level of the recording: 0 in the band that is known.
+        variances: of every bin in each draw, (draws, channels, T, F), at the level of the recording: 0 in the band that is known.
     """
 
     sample_rate: int
     draws: NDArray[np.float32]
-    std: NDArray[np.float32]
+    variances: NDArray[np.float32]
+
+    def interval(self, level: float = 0.9) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the central interval that holds the magnitude of a bin with that probability, each (channels, T, F); 0 where speech is known.
+
+        Each draw has a variance of its own, so the more draws, the smoother the ends: take 16 or more.
+
+        Raises:
+            ValueError: when the level is not between 0 and 1.
+        """
+        check_level(level)
+        low, high = (_magnitude(self.variances, (1 + sign * level) / 2) for sign in (-1, 1))
+        return low, high
 
     def save(self, path: str | os.PathLike[str], draw: int = 0) -> None:
         """Write a draw to an audio file, atomically.
@@ -49,9 +66,11 @@ class Extension:
 
 def extend(
     recording: str | os.PathLike[str] | NDArray[Any] | Tensor, cutoff: float | None = None, prior: Source | None = None, method: Method | None = None,
-    *, sample_rate: int = 16_000, draws: int = 4, seed: int | None = 0,
+    *, sample_rate: int = 16_000, draws: int = 4, departure: Departure | None = SPEECH, seed: int | None = 0,
 ) -> Extension:
     """Give clean narrow-band speech an upper band: speech is known below the cut-off, its latents are inferred from that, and decode to all of it.
+
+    Random are the latents, how far speech departs from what they decode to, and the upper band itself.
 
     Args:
         recording: as for :func:`ppse.enhance`.
@@ -60,6 +79,7 @@ def extend(
         method: Hamiltonian Monte Carlo under the posterior itself unless given.
         sample_rate: of samples, in Hz.
         draws: how many.
+        departure: law of what the prior does not know; None for a prior that is the truth.
         seed: as for :func:`ppse.enhance`.
 
     Raises:
@@ -81,18 +101,37 @@ def extend(
         raise ValueError(f"extend: draws={draws}; expected 1 or more")
     method = method or replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
     waves = torch.from_numpy(np.stack([audio.resample(wave, sample_rate, stft.sample_rate) for wave in samples]))
-    drawn, deviations = [], []
+    drawn, variances = [], []
     for wave in waves:
         x = stft.analysis(wave) * known
         if not x.any():  # digital silence comes out as it is
             drawn.append(wave.new_zeros(draws, wave.numel()))
-            deviations.append(wave.new_zeros(x.shape))
+            variances.append(wave.new_zeros(draws, *x.shape))
             continue
         scale = level(x).sqrt()
         with random_from(seed):
-            var = variances_given(prior, x / scale, known, method, draws) * scale.square() * ~known
+            var = variances_given(prior, x / scale, known, method, draws)
+            if departure is not None:
+                var = var * departure.draw(x / scale, var, known, stft).exp()
+            var = var * scale.square() * ~known
             # White noise, shaped: overlapping bins that were drawn each by itself would cancel in part.
             noise = stft.analysis(torch.randn(draws, wave.numel())) * math.sqrt(stft.n_fft / stft.hop)
             drawn.append(stft.synthesis(x + var.sqrt() * noise, wave.numel()))
-        deviations.append(var.mean(0).sqrt())
-    return Extension(stft.sample_rate, torch.stack(drawn, 1).numpy(), torch.stack(deviations).numpy())
+        variances.append(var)
+    return Extension(stft.sample_rate, torch.stack(drawn, 1).numpy(), torch.stack(variances, 1).numpy())
+
+
+def _magnitude(variances: NDArray[np.float32], probability: float) -> NDArray[np.float64]:
+    """Quantile of the magnitude of a mixture of circular Gaussians of variances (draws, …), each as likely as any other."""
+    unknown = variances.any(0)
+    power = variances[:, unknown].astype(np.float64)
+    ends = -math.log1p(-probability) * np.stack([power.min(0), power.max(0)])  # the quantile of a mixture lies between those of its parts
+    with np.errstate(divide="ignore"):
+        rate = 1 / power
+    for _ in range(HALVINGS):
+        middle = ends.mean(0)
+        below = 1 - np.exp(-middle * rate).mean(0) < probability
+        ends = np.where(np.stack([below, ~below]), middle, ends)
+    result = np.zeros(variances.shape[1:])
+    result[unknown] = np.sqrt(ends[1])
+    return result

@@ -223,8 +223,9 @@ def _check(checkpoint: str | os.PathLike[str], tensors: Mapping[str, Tensor], la
             raise WeightsError(
                 f"{checkpoint}: '{key}' has shape {tuple(found.shape)}, expected {shape}; is the config.ini the one of this checkpoint?"
             )
-        if not found.is_floating_point() or found.layout != torch.strided:
-            raise WeightsError(f"{checkpoint}: '{key}' is of type {found.dtype}, {found.layout}, expected dense floating-point numbers")
+        if not found.is_floating_point() or found.layout != torch.strided or found.is_meta:
+            kind = f"{found.dtype}, {found.layout} on device {found.device}"
+            raise WeightsError(f"{checkpoint}: '{key}' is of type {kind}; expected dense floating-point numbers")
         if not torch.isfinite(found.float()).all():
             raise WeightsError(f"{checkpoint}: '{key}' has values that are not finite; the training failed, or the file was altered")
 
@@ -244,6 +245,9 @@ def _notes(network: Network) -> list[str]:
     """What in the STFT of the training differs from the one in which recordings will be enhanced."""
     stft = STFT.of_freqs(network.size("x_dim"))
     rate, seconds, hop, padding = (network.number(key, "STFT") for key in ("fs", "wlen_sec", "hop_percent", "zp_percent"))
+    if not min(rate, seconds, hop) > 0:
+        found = f"fs = {rate:g}, wlen_sec = {seconds:g}, hop_percent = {hop:g}"
+        raise WeightsError(f"{network.path}: {found} in section [STFT]; expected numbers above 0")
     window = 2 ** math.ceil(math.log2(max(1.0, seconds * rate)))  # the next power of two, as published
     trained = {"sample rate": rate, "samples of a window": window, "of the FFT": window * (1 + padding), "between frames": window * hop}
     here = dict(zip(trained, (stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop), strict=True))

@@ -156,13 +156,15 @@ def split_speech(
     inputs: Sequence[str], stft: STFT, validation: float, seed: int, reading: Callable[[int, int], None] | None = None,
     left_out: Callable[[str], None] | None = None,
 ) -> tuple[corpus.Speech, corpus.Speech]:
-    """Clean speech for training and, of other speakers, for validation (:func:`ppse.corpus.split`); ``left_out`` is told what cannot be used.
+    """Clean speech for training and, of other speakers, for validation (:func:`ppse.corpus.split_recordings`).
+
+    ``left_out`` is told what cannot be used.
 
     Raises:
         AudioError: when data cannot be read.
         ValueError: when there are fewer than two speakers.
     """
-    files, held = corpus.split(audio.find(inputs), validation, seed)
+    files, held = corpus.split_recordings(audio.find(inputs), validation, seed)
     total = len(files) + len(held)
     speech = corpus.Speech(files, stft, lambda i, _: reading(i, total) if reading else None)
     others = corpus.Speech(held, stft, lambda i, _: reading(len(files) + i, total) if reading else None)
@@ -193,15 +195,23 @@ def seeded(seed: int, make: Callable[[], M]) -> M:
         return make()
 
 
+def _differences(key: str, found: object, value: object) -> list[str]:
+    """What two entries of a card differ in: by setting, where both have settings."""
+    if isinstance(found, dict) and isinstance(value, dict):
+        return [text for name in sorted({*found, *value}) if found.get(name) != value.get(name)
+                for text in _differences(f"{key} {name}", found.get(name), value.get(name))]
+    return [f"{key} is {found!r}, here {value!r}"]
+
+
 def finished(path: Path, card: dict[str, Any]) -> bool:
     """Whether a stage of this very training is done; refuses what another one left."""
     if not path.exists():
         return False
     found = weights.card(path)
     fixed = {key: value for key, value in json.loads(json.dumps(card)).items() if key not in ("versions", "scores")}
-    differing = [key for key, value in fixed.items() if found.get(key) != value]
+    differing = [difference for key, value in fixed.items() if found.get(key) != value for difference in _differences(key, found.get(key), value)]
     if differing:
-        raise weights.WeightsError(f"{path}: is of another training (its {', '.join(differing)} differ); delete it or choose another name")
+        raise weights.WeightsError(f"{path}: is of another training ({'; '.join(differing)}); delete it or choose another name")
     return bool(found.get("finished"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import audio, provenance, recordings, semi, weights
-from .corpus import Speech, split
+from .corpus import Speech, split_recordings
 from .models import VAESpeech
 from .optimisation import Epoch, Schedule
 from .recipe import ALREADY, finish, finished, seeded
@@ -110,7 +110,7 @@ def _material(
     files = audio.find(clean) if clean else []
     parts: dict[str, tuple[Any, Any]] = {}
     if files:
-        speech = [Speech(part, stft) for part in split(files, recipe.validation, recipe.seed)]
+        speech = [Speech(part, stft) for part in split_recordings(files, recipe.validation, recipe.seed)]
         for part in speech:
             for reason in part.left_out.values():
                 leave(reason)

@@ -38,7 +38,7 @@ class Stream:
         source: name of the source that comes out.
         seed: same seed and samples, same result. The global generator stays as it was.
         look_ahead: frames that are heard before a frame comes out, at most; the last frame of a block has ``look_ahead - block + 1``.
-        block: frames that are inferred at once. Larger is cheaper, and leaves less of the look-ahead.
+        block: frames that are inferred at once, ``look_ahead + 1`` unless given. Fewer cost more, and leave more of the look-ahead.
         window: frames whose latents still move; those behind are frozen. The shipped ears were trained with 8.
         context: seconds of the recording that the noise is fitted to, and that tell ears without memory what is stationary.
         chains: particles per frame, over which the estimate is averaged.
@@ -62,10 +62,15 @@ class Stream:
     """
 
     def __init__(
-        self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int = 3, window: int = 8,
+        self, model: Mixture | None = None, *, source: str = "speech", seed: int = 0, look_ahead: int = 4, block: int | None = None, window: int = 8,
         context: float = 4.0, chains: int = 4, iterations: int = 1, steps: int = 3, temperature: float = 1.0,
         ears: CausalListener | VAESpeech | None = None,
     ) -> None:
+        block = look_ahead + 1 if block is None else block
+        counts = {"look_ahead": look_ahead, "block": block, "window": window, "chains": chains, "iterations": iterations, "steps": steps}
+        for name, count in counts.items():
+            if type(count) is not int:
+                raise ValueError(f"stream: {name}={count!r}; expected a whole number")
         if not (1 <= block <= look_ahead + 1 <= window <= EAR):
             raise ValueError(f"stream: {block=}, {look_ahead=}, {window=}; expected 1 <= block <= look_ahead + 1 <= window <= {EAR} frames")
         if min(chains, iterations, steps) < 1 or not context > 0 or not temperature > 0:

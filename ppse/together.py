@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .audio import AudioError
 from .channel import Channel
 from .distributions import ComplexNormal
 from .enhance import Enhancement, Trace, blank, enhance, opened, prepared, random_from
@@ -51,7 +52,12 @@ def enhance_together(
         AudioError, ValueError: as :func:`ppse.enhance`, at the first recording that cannot be used; :func:`ppse.batch.enhance_files`
             goes on without it.
     """
-    read = [opened(recording, sample_rate) for recording in recordings]
+    read = []
+    for number, recording in enumerate(recordings):
+        try:
+            read.append(opened(recording, sample_rate))
+        except AudioError as error:
+            raise error if isinstance(recording, str | os.PathLike) else AudioError(f"recordings[{number}]: {error}") from None
     results: dict[int, Enhancement] = {}
     for members in batches([samples.size / rate if len(samples) == 1 else math.inf for samples, rate in read], size, window):
         def progress(done: float) -> None:

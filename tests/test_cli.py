@@ -259,3 +259,12 @@ def test_a_folder_side_by_side(ppse, prior: Path, tmp_path: Path) -> None:
     assert [soundfile.info(tmp_path / "out" / f"{i}.wav").frames for i in range(3)] == [4800, 5600, 6400]
     code, out = ppse(*arguments)
     assert code == 0 and "3 there already" in out
+
+
+def test_results_never_replace_a_recording(ppse, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(), RATE)
+    before = (tmp_path / "a.wav").read_bytes()
+    for results in ("a.wav", "out/a.wav", "out/a.noise.wav"):
+        code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--keep-noise", "--json", tmp_path / results)
+        assert code == 2 and "would be lost" in " ".join(out.split()), out
+    assert (tmp_path / "a.wav").read_bytes() == before

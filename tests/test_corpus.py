@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ppse import STFT, audio
-from ppse.corpus import Speech, speaker, split
+from ppse.corpus import Speech, speaker, split, split_recordings
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,22 @@ def test_the_same_sentences_of_timit_are_of_different_speakers(tmp_path: Path) -
     assert len(validation) == 2 and len({f.parent for f in validation}) == 1 and not {f.parent for f in training} & {f.parent for f in validation}
     with pytest.raises(ValueError, match="2 files of one speaker .*the name of the folder"):
         split(files[:2])
+
+
+def test_what_has_no_sound_is_not_held_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a-1", "b-1", "c-1", "d-1"):
+        audio.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(4000), 16_000)
+    for name, content in {"e-1": b"", "f-1": b"no audio"}.items():
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    files = audio.find([tmp_path])
+    for seed in range(8):
+        training, validation = split_recordings(files, 0.3, seed)
+        assert sorted([*training, *validation]) == files and len(validation) == 1 and validation[0].stem[0] in "abcd"
+    with pytest.raises(ValueError, match="of one speaker"):
+        split_recordings([tmp_path / "a-1.wav", tmp_path / "e-1.wav"])
+    bad = [file for file in files if file.stem[0] in "ef"]
+    assert sorted(sum(split_recordings(bad), [])) == bad, "which Speech then refuses, with the reasons"
 
 
 def test_what_is_left_out_is_told_with_its_reason(tmp_path: Path) -> None:

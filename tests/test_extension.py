@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ppse import ComplexNormal, audio, methods
 from ppse.cli import app
-from ppse.extension import extend
+from ppse.departure import Departure, Wander
+from ppse.extension import Extension, extend
 from ppse.mixture import Frames
 from ppse.models import NMFNoise, VAESpeech
 from ppse.stft import STFT
@@ -31,13 +32,13 @@ def _hiss(frames: Frames) -> ComplexNormal:
 
 def test_white_noise_goes_on_above_the_cutoff_with_its_level() -> None:
     wave = _noise(8000) * np.array([[1.0], [0.1]], np.float32)
-    result = extend(wave, prior=_hiss, method=methods.hmc_em(40, settle=0, adapt=30, average=10), sample_rate=8000, draws=3)
+    result = extend(wave, prior=_hiss, method=methods.hmc_em(40, settle=0, adapt=30, average=10), sample_rate=8000, draws=3, departure=None)
     stft = STFT()
-    assert result.sample_rate == 16_000 and result.draws.shape == (3, 2, 8000) and result.std.shape == (2, stft.n_frames(8000), 513)
+    assert result.sample_rate == 16_000 and result.draws.shape == (3, 2, 8000) and result.variances.shape == (3, 2, stft.n_frames(8000), 513)
     powers = stft.analysis(torch.from_numpy(result.draws)).abs().square()[..., 5:-5, :]
     low, high = powers[..., 10:230].mean((0, -1, -2)), powers[..., 280:].mean((0, -1, -2))
     assert (high / low - 1).abs().max() < 0.15
-    assert (result.std[..., :240] == 0).all() and (result.std[..., 250:] > 0).all()
+    assert (result.variances[..., :240] == 0).all() and (result.variances[..., 250:] > 0).all()
     truth, found = (stft.analysis(torch.from_numpy(w))[5:-5, :230] for w in (audio.resample(wave[0], 8000, 16_000), result.draws[0, 0]))
     assert (truth - found).abs().square().mean() < 1e-3 * truth.abs().square().mean()
 
@@ -62,7 +63,36 @@ def test_a_cutoff_beyond_what_the_rate_can_hold_is_that() -> None:
 
 def test_digital_silence_comes_out_as_it_is() -> None:
     result = extend(_noise(8000, 0.2) * np.array([[0.0], [1.0]], np.float32), prior=_hiss, method=methods.hmc_em(1), sample_rate=8000, draws=2)
-    assert not result.draws[:, 0].any() and not result.std[0].any() and result.draws[:, 1].any() and result.std[1].any()
+    assert not result.draws[:, 0].any() and not result.variances[:, 0].any() and result.draws[:, 1].any() and result.variances[:, 1].any()
+
+
+def test_intervals_are_those_of_the_mixture_of_draws() -> None:
+    variances = np.array([0.0, 1.0, 4.0, 100.0], np.float32)
+    alone = Extension(16_000, np.zeros((1, 1, 8), np.float32), variances[None, None, None])
+    low, high = alone.interval(0.8)  # Rayleigh: P(|s| < r) = 1 - exp(-r^2 / v)
+    np.testing.assert_allclose(low[0, 0], np.sqrt(-variances * np.log(0.9)), rtol=1e-6)
+    np.testing.assert_allclose(high[0, 0], np.sqrt(-variances * np.log(0.1)), rtol=1e-6)
+    mixed = Extension(16_000, np.zeros((4, 1, 8), np.float32), variances[:, None, None, None])
+    low, high = (end.item() for end in mixed.interval(0.5))
+    assert low == pytest.approx(0, abs=1e-5)  # a quarter of the law is silence
+    assert np.mean([1.0, *(1 - np.exp(-(high**2) / variances[1:]))]) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="level"):
+        mixed.interval(1.0)
+
+
+def test_intervals_hold_what_departs_as_speech_does() -> None:
+    law = Departure(carried=1.0, recording=Wander(1e-3, 1.0), frame=Wander(2.0, 2.0), memory=0.02)
+    wave, stft = _noise(16_000, 4.0)[0], STFT()
+    x = stft.analysis(torch.from_numpy(wave))
+    known = torch.from_numpy(stft.frequencies < 4000)
+    torch.manual_seed(1)
+    departed = x * (0.5 * law.draw(x, x.abs().square().mean().expand(1, *x.shape), known, stft)[0]).exp()
+    for departure, least, most in ((law, 0.85, 0.94), (None, 0.5, 0.8)):
+        narrow = stft.synthesis(x * known, len(wave))
+        result = extend(narrow, 4000.0, _hiss, methods.hmc_em(20, settle=0, adapt=10, average=10), draws=24, departure=departure)
+        low, high = result.interval(0.9)
+        truth = departed.abs().numpy()[:, 300:]
+        assert least < np.mean((truth > low[0, :, 300:]) & (truth < high[0, :, 300:])) < most
 
 
 @pytest.mark.slow

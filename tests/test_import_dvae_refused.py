@@ -81,6 +81,7 @@ def test_damaged_checkpoints(files: Files, damage: str) -> None:
     (lambda w: w.update({"inf_mean.bias": torch.ones(4)}), r"'inf_mean.bias' has shape \(4,\), expected \(3,\)"),
     (lambda w: w.update({"inf_mean.bias": torch.ones(3, dtype=torch.int64)}), "of type torch.int64"),
     (lambda w: w.update({"inf_mean.bias": torch.ones(3).to_sparse()}), "torch.sparse"),
+    (lambda w: w.update({"inf_mean.bias": torch.zeros(3, device="meta")}), "on device meta"),
     (lambda w: w.update({"inf_mean.bias": torch.tensor([0.0, torch.nan, 0.0])}), "values that are not finite"),
 ])
 def test_every_tensor_is_checked(files: Files, change: Callable[[Weights], object], message: str) -> None:
@@ -98,6 +99,7 @@ def test_every_tensor_is_checked(files: Files, change: Callable[[Weights], objec
     ({"x_dim": "many"}, "x_dim = 'many'; expected sizes"),
     ({"z_dim": "0"}, "z_dim = '0'; expected sizes"),
     ({"dim_RNN_h": "999999999"}, "from 1 to 65536"),
+    ({"dim_RNN_h": "9" * 5000}, "from 1 to 65536"),
     ({"dense_h_x": "8,,8"}, "dense_h_x = ''; expected sizes"),
     ({"bidir_h": "perhaps"}, "expected True or False"),
     ({"dim_RNN_h": "65536"}, "is the config.ini the one of this checkpoint"),  # 69 GB, were they asked for
@@ -135,6 +137,28 @@ def test_configs_with_a_setting_missing_or_that_are_no_config(files: Files) -> N
     files.config.unlink()
     with pytest.raises(WeightsError, match=r"config.ini: not a readable config"):
         import_dvae(files.checkpoint, files.config)
+
+
+@pytest.mark.parametrize("key", ["fs", "wlen_sec", "hop_percent"])
+def test_an_stft_of_nothing_is_refused(files: Files, key: str) -> None:
+    files.write(VAE)
+    lines = [f"{key} = 0" if line.startswith(f"{key} =") else line for line in files.config.read_text().splitlines()]
+    files.config.write_text("\n".join(lines))
+    with pytest.raises(WeightsError, match=f"{key} = 0.* expected numbers above 0"):
+        import_dvae(files.checkpoint, files.config)
+
+
+def test_a_config_with_a_byte_order_mark_is_read(files: Files) -> None:
+    files.write(VAE)
+    files.config.write_bytes(b"\xef\xbb\xbf" + files.config.read_bytes())
+    import_dvae(files.checkpoint, files.config)
+
+
+def test_weights_that_are_there_are_not_replaced(files: Files, terminal) -> None:
+    files.write(VAE)
+    files.out.write_bytes(b"of another training")
+    code, told = terminal("import-dvae", files.checkpoint, files.config, "-o", files.out)
+    assert code == 1 and "is there already" in told and files.out.read_bytes() == b"of another training"
 
 
 def test_networks_of_other_cells_are_refused(files: Files) -> None:

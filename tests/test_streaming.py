@@ -126,6 +126,12 @@ def test_numbers_out_of_range(options: dict[str, int]) -> None:
         Stream(tiny(), **options)  # type: ignore[arg-type]  # options of Stream
 
 
+@pytest.mark.parametrize("name", ["look_ahead", "block", "window", "chains", "iterations", "steps"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    with pytest.raises(ValueError, match=f"stream: {name}=1.5; expected a whole number"):
+        Stream(tiny(), **{name: 1.5})  # type: ignore[arg-type]
+
+
 def test_model_is_left_alone() -> None:
     model = tiny()
     state = {name: value.clone() for name, value in model.state_dict().items()}

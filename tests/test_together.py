@@ -125,6 +125,25 @@ def test_one_broken_file_of_a_batch_does_not_harm_the_others(model: Mixture, qui
     assert again == {"a": "skipped", "b": "done", "c": "skipped", "nan": "failed", "empty": "failed", "broken": "failed"}
 
 
+def test_what_an_interruption_left_of_a_batch_comes_out_as_it_would_have(model: Mixture, quick: Method, tmp_path: Path) -> None:
+    for name, seconds in {"a": 0.3, "b": 0.35, "c": 0.4, "d": 0.45}.items():
+        audio.write(tmp_path / f"{name}.wav", wave(seconds), RATE, "FLOAT")
+    whole, cut = ({file: tmp_path / out / file.name for file in sorted(tmp_path.glob("*.wav"))} for out in ("whole", "cut"))
+    for tasks in (whole, cut):
+        assert all(o.status == "done" for o in enhance_files(tasks, model, quick, size=2))
+    for name in "bc":  # of two batches
+        (tmp_path / "cut" / f"{name}.wav").unlink()
+    again = {o.file.stem: o.status for o in enhance_files(cut, model, quick, size=2)}
+    assert again == {"a": "skipped", "b": "done", "c": "done", "d": "skipped"}
+    for file, output in cut.items():
+        np.testing.assert_array_equal(audio.read(output)[0], audio.read(whole[file])[0])
+
+
+def test_of_samples_it_is_told_which_cannot_be_used(model: Mixture, quick: Method) -> None:
+    with pytest.raises(audio.AudioError, match=r"recordings\[1\]: the samples"):
+        enhance_together([wave(0.3), np.full(4000, np.nan, np.float32)], model, quick)
+
+
 def test_a_batch_that_cannot_be_inferred_is_tried_one_by_one(model: Mixture, tmp_path: Path) -> None:
     def e_step(problem: methods.Problem) -> methods.EStep:
         if problem.x.dim() == 4:

@@ -77,6 +77,8 @@ def enhance(
         raise typer.BadParameter(f"'{noise}' is {len(models)} models, which have a run each; name one of them", param_hint="--save-run")
     extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run))
     tasks, outcomes = batch.plan(inputs, out, extras)
+    if results and results.resolve() in {path.resolve() for file, output in tasks.items() for path in (file, *extras.files(output))}:
+        raise typer.BadParameter(f"'{results}' is a recording or an output, which would be lost; choose another name", param_hint="--json")
     if save_run not in ("", "auto"):
         extras = extras._replace(run_file=Path(save_run))
     if extras.run_file and len(tasks) > 1:
@@ -126,7 +128,7 @@ def enhance(
 
 def stream(
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file; frames independent, or a causal RVAE.")] = "vae",
-    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + ".")] = "nmf",
+    noise: Annotated[str, typer.Option(help="Noise model: nmf or stationary.")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     ears: Annotated[
         str | None, typer.Option(help="ears_causal (heard recorded noise), vae (simulated noise alone), or a weights file; ears_causal unless given.")

@@ -58,11 +58,11 @@ def frame_windows(target: LogDensity, size: int = 8, sites: tuple[str, ...] | No
         sites: those of a group of :func:`gibbs`, which then gets the windows, when not all latents lie in the frames. None for all.
 
     Raises:
-        ValueError: when the size is below 1.
+        ValueError: when the size is no whole number, or below 1.
         BlockError: when a latent lies outside of the frames; the message names it.
     """
-    if size < 1:
-        raise ValueError(f"frame_windows: size={size}; expected a number of frames from 1 on, e.g. 8")
+    if type(size) is not int or size < 1:
+        raise ValueError(f"frame_windows: size={size!r}; expected a whole number of frames from 1 on, e.g. 8")
     target = target if sites is None else Conditional(target, sites)
     reach, frames = receptive_field(target), target.sizes[FRAMES]
     size = min(size, frames)

@@ -1,0 +1,102 @@
+"""Departure: how far speech lies from what a prior decodes, above a band that its latents were fitted to.
+
+A decoder has heard the microphones and voices of its training, and its latents are those that explain the lower band. So the truth above is
+off by a gain that varies with frequency and time. Here this is a Gaussian process of the log-power: in frequency it sets out from what is seen
+at the cut-off and wanders, as an Ornstein-Uhlenbeck process of the equivalent rectangular bandwidths (Glasberg & Moore 1990), once for the
+recording and once for its frames.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .distributions import power_of
+from .stft import STFT
+
+EXPECTED_LOG = -0.5772156649
+"""Mean of the log of an exponential variable of mean 1."""
+
+NEAR = 1.0
+"""Bandwidths below the cut-off in which the departure is seen."""
+
+SILENCE = 1e-12
+"""Power, in a recording of unit level, that is taken for none."""
+
+
+class Wander(NamedTuple):
+    """Ornstein-Uhlenbeck process over frequency that is 0 at the cut-off.
+
+    Attributes:
+        deviation: far from there, in nepers of power.
+        reach: in bandwidths, after which a correlation of 1 has become 1/e.
+    """
+
+    deviation: float
+    reach: float
+
+    def covariance(self, distance: Tensor) -> Tensor:
+        """Covariances (F, F) at distances (F,) from the cut-off, in bandwidths."""
+        apart, around = (distance.unsqueeze(1) - distance).abs(), distance.unsqueeze(1) + distance
+        return self.deviation**2 * ((-apart / self.reach).exp() - (-around / self.reach).exp())
+
+
+class Departure(NamedTuple):
+    """Law of the departure, in nepers of power.
+
+    Attributes:
+        carried: bandwidths above the cut-off at which 1/e is left of what is seen there.
+        recording: what the frames of a recording share, such as the microphone.
+        frame: what is of a frame.
+        memory: seconds after which a correlation of 1 between frames has become 1/e.
+    """
+
+    carried: float
+    recording: Wander
+    frame: Wander
+    memory: float
+
+    def draw(self, x: Tensor, var: Tensor, known: Tensor, stft: STFT) -> Tensor:
+        """Draws of the departure in all bins, (draws, T, F); 0 in those that are known. It is random in all others.
+
+        Args:
+            x: STFT (T, F) of unit level.
+            var: variances (draws, T, F) that latents decode to.
+            known: (F,), the bins below the cut-off, the same in all frames; some are, and some are not.
+            stft: of these.
+        """
+        distance = above(known, stft)[~known]
+        recording, frame = (torch.linalg.cholesky(law.covariance(distance)).to(var) for law in (self.recording, self.frame))
+        wandering = torch.randn(*var.shape[:-1], len(distance), device=var.device)
+        memory = math.exp(-stft.hop / stft.sample_rate / self.memory)
+        for t in range(1, len(x)):
+            wandering[:, t] = memory * wandering[:, t - 1] + math.sqrt(1 - memory**2) * wandering[:, t]
+        shared = torch.randn(len(var), 1, len(distance), device=var.device)
+        departure = torch.zeros_like(var)
+        carried = seen(x, var, known, stft).unsqueeze(-1) * (-distance / self.carried).exp().to(var)
+        departure[..., ~known] = carried + shared @ recording.mT + wandering @ frame.mT
+        return departure
+
+
+SPEECH = Departure(carried=21.1, recording=Wander(1.43, 4.04), frame=Wander(2.99, 6.78), memory=0.092)
+"""Of speech from the shipped VAE: ``python benchmarks/departure.py speech/train speech/train_extra`` (docs/partial.md)."""
+
+
+def above(known: Tensor, stft: STFT) -> Tensor:
+    """How far all bins (F,) lie above the last one that is known, in equivalent rectangular bandwidths (Glasberg & Moore 1990, eq. 4)."""
+    number = 21.4 * torch.from_numpy(1 + 0.00437 * stft.frequencies).log10()
+    return number - number[known].max()
+
+
+def seen(x: Tensor, var: Tensor, known: Tensor, stft: STFT) -> Tensor:
+    """Departure that is seen at the cut-off, (draws, T); arguments as for :meth:`Departure.draw`."""
+    near = known & (above(known, stft) >= -NEAR)
+    return unexplained(x, var)[..., near].mean(-1)
+
+
+def unexplained(x: Tensor, var: Tensor) -> Tensor:
+    """Nepers by which the power of bins x is above what is expected of a Gaussian of variance var; of their broadcast shape."""
+    return (power_of(x) + SILENCE).log() - var.log() - EXPECTED_LOG
