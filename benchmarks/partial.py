@@ -175,11 +175,10 @@ def upper_band(args: argparse.Namespace) -> list[str]:
         loudness = (power_of(truth) * known).sum(-1, keepdim=True) / (mean_var * known).sum()
         shaped = mean_var * loudness * ~known
         noise = stft.analysis(torch.randn(clean.shape, generator=torch.Generator().manual_seed(args.seed))) * math.sqrt(stft.n_fft / stft.hop)
+        wave = (narrow + stft.synthesis(shaped.sqrt() * noise, clean.numel())).numpy()
         told = {
-            "silence": Extension(RATE, narrow[None, None].numpy(), torch.zeros_like(shaped)[None, None].numpy()),
-            "mean of the prior, as loud as the lower band": Extension(
-                RATE, (narrow + stft.synthesis(shaped.sqrt() * noise, clean.numel()))[None, None].numpy(), shaped[None, None].numpy(),
-            ),
+            "silence": Extension(RATE, narrow[None].numpy(), narrow[None, None].numpy(), torch.zeros_like(shaped)[None, None].numpy()),
+            "mean of the prior, as loud as the lower band": Extension(RATE, wave[None], wave[None, None], shaped[None, None].numpy()),
             "posterior of the latents": sure,
             "posterior": made,
         }
@@ -188,7 +187,7 @@ def upper_band(args: argparse.Namespace) -> list[str]:
             error = (middle - (power_of(truth) + floor).log10())[:, ~known]
             magnitude = truth.abs().numpy()
             inside = [((low[0] < magnitude) & (magnitude < high[0]))[:, ~known].mean() for low, high in map(law.interval, LEVELS)]
-            rows[name].append((10 * float(error.square().mean(-1).sqrt().mean()), metrics.pesq_wb(clean.numpy(), law.draws[0, 0], RATE), *inside))
+            rows[name].append((10 * float(error.square().mean(-1).sqrt().mean()), metrics.pesq_wb(clean.numpy(), law.estimate[0], RATE), *inside))
     lines = [f"{len(rows['posterior'])} recordings, above {args.cutoff:g} Hz.", ""]
     lines += ["| | distance (dB) | pesq_wb | in 50 % (%) | in 90 % (%) |", "|---|---|---|---|---|"]
     means = {name: np.nanmean(values, 0) for name, values in rows.items()}

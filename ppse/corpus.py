@@ -61,12 +61,13 @@ def split_recordings(files: Sequence[Path], fraction: float = 0.05, seed: int = 
     Raises:
         ValueError: as :func:`split`.
     """
-    sounding = [file for file in files if _has_sound(file)]
+    sounding = [file for file in files if has_sound(file)]
     _, validation = split(sounding or files, fraction, seed)
     return sorted(set(files) - set(validation)), validation
 
 
-def _has_sound(file: Path) -> bool:
+def has_sound(file: Path) -> bool:
+    """Whether the header of a file says that it has samples."""
     try:
         return audio.extent(file)[0] > 0
     except audio.AudioError:
@@ -90,8 +91,8 @@ class Waves:
 
     @property
     def fingerprint(self) -> int:
-        """A number that other recordings would change: a checksum of the lengths, which are the same on every machine."""
-        return zlib.crc32(self._lengths.numpy().tobytes())
+        """A number that other recordings would change: a checksum of their lengths, and where each is loudest, the same on every machine."""
+        return zlib.crc32(torch.cat([self._lengths, loudest(self.waves)]).numpy().tobytes())
 
     @property
     def hours(self) -> float:
@@ -163,6 +164,11 @@ class Speech(Waves):
             first = next(iter(self.left_out.values()), "no file was given")
             raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
         super().__init__(waves, stft)
+
+
+def loudest(waves: Sequence[Tensor]) -> Tensor:
+    """Number of the sample of largest magnitude of each waveform (N,)."""
+    return torch.stack([wave.abs().argmax() for wave in waves])
 
 
 def usable(samples: NDArray[np.float32], stft: STFT, where: str) -> Tensor:

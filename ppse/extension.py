@@ -34,12 +34,14 @@ class Extension:
 
     Attributes:
         sample_rate: that of the prior, in Hz.
-        draws: the recording with its upper band drawn from the posterior, (draws, channels, N). The mean of that band is 0, as nothing tells
-            of its phases.
+        estimate: the recording with an upper band to listen to, (channels, N): in every bin as loud as in the middle of the draws (the geometric
+            mean of their variances), with phases at random. The mean of that band would be 0, as nothing tells of its phases.
+        draws: the recording with its upper band drawn from the posterior, (draws, channels, N).
         variances: of every bin in each draw, (draws, channels, T, F), at the level of the recording: 0 in the band that is known.
     """
 
     sample_rate: int
+    estimate: NDArray[np.float32]
     draws: NDArray[np.float32]
     variances: NDArray[np.float32]
 
@@ -55,18 +57,19 @@ class Extension:
         low, high = (_magnitude(self.variances, (1 + sign * level) / 2) for sign in (-1, 1))
         return low, high
 
-    def save(self, path: str | os.PathLike[str], draw: int = 0) -> None:
-        """Write a draw to an audio file, atomically.
+    def save(self, path: str | os.PathLike[str], draw: int | None = None) -> None:
+        """Write the estimate, or a draw, to an audio file, atomically.
 
         Raises:
             AudioError: when the file cannot be written.
         """
-        audio.write(path, self.draws[draw], self.sample_rate, audio.unclipped(path, self.draws[draw]))
+        samples = self.estimate if draw is None else self.draws[draw]
+        audio.write(path, samples, self.sample_rate, audio.unclipped(path, samples))
 
 
 def extend(
     recording: str | os.PathLike[str] | NDArray[Any] | Tensor, cutoff: float | None = None, prior: Source | None = None, method: Method | None = None,
-    *, sample_rate: int = 16_000, draws: int = 4, departure: Departure | None = SPEECH, seed: int | None = 0,
+    *, sample_rate: int = 16_000, draws: int = 16, departure: Departure | None = SPEECH, seed: int | None = 0,
 ) -> Extension:
     """Give clean narrow-band speech an upper band: speech is known below the cut-off, its latents are inferred from that, and decode to all of it.
 
@@ -78,7 +81,7 @@ def extend(
         prior: ``VAESpeech.pretrained()`` unless given.
         method: Hamiltonian Monte Carlo under the posterior itself unless given.
         sample_rate: of samples, in Hz.
-        draws: how many.
+        draws: how many; the estimate, too, is better of many.
         departure: law of what the prior does not know; None for a prior that is the truth.
         seed: as for :func:`ppse.enhance`.
 
@@ -101,10 +104,11 @@ def extend(
         raise ValueError(f"extend: draws={draws}; expected 1 or more")
     method = method or replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
     waves = torch.from_numpy(np.stack([audio.resample(wave, sample_rate, stft.sample_rate) for wave in samples]))
-    drawn, variances = [], []
+    estimates, drawn, variances = [], [], []
     for wave in waves:
         x = stft.analysis(wave) * known
         if not x.any():  # digital silence comes out as it is
+            estimates.append(torch.zeros_like(wave))
             drawn.append(wave.new_zeros(draws, wave.numel()))
             variances.append(wave.new_zeros(draws, *x.shape))
             continue
@@ -115,10 +119,13 @@ def extend(
                 var = var * departure.draw(x / scale, var, known, stft).exp()
             var = var * scale.square() * ~known
             # White noise, shaped: overlapping bins that were drawn each by itself would cancel in part.
-            noise = stft.analysis(torch.randn(draws, wave.numel())) * math.sqrt(stft.n_fft / stft.hop)
-            drawn.append(stft.synthesis(x + var.sqrt() * noise, wave.numel()))
+            noise = stft.analysis(torch.randn(1 + draws, wave.numel())) * math.sqrt(stft.n_fft / stft.hop)
+            middle = var.log().mean(0, keepdim=True).exp()
+            shaped = stft.synthesis(x + torch.cat([middle, var]).sqrt() * noise, wave.numel())
+            estimates.append(shaped[0])
+            drawn.append(shaped[1:])
         variances.append(var)
-    return Extension(stft.sample_rate, torch.stack(drawn, 1).numpy(), torch.stack(variances, 1).numpy())
+    return Extension(stft.sample_rate, torch.stack(estimates).numpy(), torch.stack(drawn, 1).numpy(), torch.stack(variances, 1).numpy())
 
 
 def _magnitude(variances: NDArray[np.float32], probability: float) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ def read_track(path: str | os.PathLike[str]) -> list[Line]:
     """The lines of a label file, in its order: one or more.
 
     Either as Audacity exports a label track (``start<TAB>end<TAB>text``), or CSV of start and end in seconds and, if there is a third
-    column, the text; a first line of names is skipped.
+    column, the text; a first line of names, without a digit, is skipped.
 
     Raises:
         LabelError: when the file cannot be read or is empty, or a line is no label; the message has the line.
@@ -87,14 +87,14 @@ def read_track(path: str | os.PathLike[str]) -> list[Line]:
     found = []
     for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ","), 1):
         cells = [cell.strip() for cell in cells]
-        if not any(cells) or (number == 1 and not _is_number(cells[0]) and cells[0] != "\\"):
+        if not any(cells) or (number == 1 and cells[0] != "\\" and not any(map(str.isdigit, "".join(cells)))):
             continue
         if cells[0] == "\\":  # Audacity: the frequencies of the label above, negative where there are none
             if any(_is_number(cell) and float(cell) > 0 for cell in cells[1:]):
                 raise LabelError(f"{path}, line {number}: a label of some frequencies only; expected labels of all, so remove this line")
             continue
         if len(cells) < 2 or not _is_number(cells[0]) or not _is_number(cells[1]):
-            raise LabelError(f"{path}, line {number}: '{lines[number - 1][:60]}'; expected start and end in seconds, and a text if any")
+            raise LabelError(f"{path}, line {number}: '{lines[number - 1][:60]}'; expected start and end in seconds, such as 0.5, and a text if any")
         found.append(Line(number, float(cells[0]), float(cells[1]), cells[2] if len(cells) > 2 else ""))
     if not found:
         raise LabelError(f"{path}: no labels in it; expected lines of start and end in seconds, and a text if any")

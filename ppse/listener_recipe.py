@@ -11,7 +11,7 @@ from torch import nn
 
 from . import audio, weights
 from .causal_listening import train_causal_listener
-from .corpus import Speech, Waves
+from .corpus import Speech, Waves, has_sound
 from .listening import at_other_speeds, train_listener
 from .models import VAESpeech
 from .models.band_listener import BandListener
@@ -85,9 +85,10 @@ def train_listener_of(
     if recipe.ahead and not _is_shipped(trained):
         raise ValueError("listener: ears for streams tell of the latents of the VAE that is shipped, and this is another; give 'vae'")
     files = audio.find(noise)
-    if len(files) < 2:
-        raise ValueError(f"listener: {len(files)} recordings of noise; expected two or more, so that some are held out")
-    held = files[:: max(2, round(1 / recipe.validation))]
+    sounding = [file for file in files if has_sound(file)]
+    if len(sounding) < 2:
+        raise ValueError(f"listener: {len(sounding)} recordings of noise; expected two or more, so that some are held out")
+    held = sounding[:: max(2, round(1 / recipe.validation))]
     speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, None, left_out)
     recorded = [Speech(part, speech.stft) for part in (sorted(set(files) - set(held)), held)]
     for reason in (reason for part in recorded for reason in part.left_out.values()):

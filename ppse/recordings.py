@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import audio
-from .corpus import Waves, usable
+from .corpus import Waves, loudest, usable
 from .labels import LabelError, file_of_labels, read_labels
 from .mixing import read_manifest
 from .stft import STFT, frame_power, level
@@ -28,6 +29,9 @@ UNRELATED = 20.0
 
 Of 40 mixtures at -5 to 10 dB SNR the lowest had 71, of clean speech with other recordings the highest 13.
 """
+
+AS_LOUD = (0.5, 2.0)
+"""Between which the gain of the clean speech in the noisy recording has to lie: noise makes its estimate inexact."""
 
 CLEAN_RANGE = 40.0
 """Range of the frame powers (5th to 95th percentile, dB) above which a recording has no noise to speak of.
@@ -74,6 +78,13 @@ class Recordings(Waves):
             if len({part.shape for part in parts}) > 1:
                 raise ValueError(f"recording {i}: {' / '.join(str(len(p)) for p in parts)} samples noisy / clean / mask; expected as many of each")
         self._clean, self._known = torch.cat(speech), torch.cat(masks)
+
+    @property
+    def fingerprint(self) -> int:
+        """As that of the waveforms; other clean speech and other masks change it, too."""
+        lengths = self._lengths.tolist()
+        places = torch.stack([(mask * torch.arange(len(mask))).sum() for mask in self._known.split(lengths)])
+        return zlib.crc32(torch.cat([loudest(self._clean.split(lengths)), places]).numpy().tobytes(), super().fingerprint)
 
     @property
     def known(self) -> float:
@@ -190,7 +201,7 @@ def misalignment(clean: Tensor, noisy: Tensor, rate: int) -> str | None:
     """What is wrong with a pair of waveforms (N,); None when nothing is.
 
     Their lengths differ; or the peak of their cross-correlation, with all frequencies of the same weight, is elsewhere than where they lie,
-    by more than :data:`MISALIGNED`; or there is no peak (:data:`UNRELATED`).
+    by more than :data:`MISALIGNED`; or there is no peak (:data:`UNRELATED`); or the speech is not as loud in both (:data:`AS_LOUD`).
 
     References:
         Knapp & Carter (1976), The generalized correlation method for estimation of time delay (phase transform).
@@ -206,6 +217,10 @@ def misalignment(clean: Tensor, noisy: Tensor, rate: int) -> str | None:
         return f"the clean speech is not in the noisy recording (best match {height:.0f} deviations above chance, expected {UNRELATED:.0f} or more)"
     if abs(lag) > MISALIGNED:
         return f"the noisy recording is {abs(lag)} samples ({abs(lag) / rate:.3f} s) {'behind' if lag > 0 else 'ahead of'} the clean one; align them"
+    s, x = clean.diff(), noisy.diff()  # without the low frequencies, where hum and rumble of both go together
+    gain = float(s @ x / (s @ s))
+    if not AS_LOUD[0] < gain < AS_LOUD[1]:
+        return f"the speech in the noisy recording is {gain:.2g} times the clean one; expected 1, as the recording is the sum of speech and noise"
     return None
 
 

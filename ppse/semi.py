@@ -217,6 +217,11 @@ def check(training: Material, validation: Material, shares: Shares) -> None:
         raise ValueError("semi: nothing is observed, neither clean speech nor pairs; noisy recordings alone do not tell what of them is speech")
     if (training.clean is None or not shares.simulated) and not any(training[1:]):
         raise ValueError("semi: nothing is noisy; give noisy recordings or pairs, or train on clean speech alone with 'ppse train vae'")
+    speech = [training.clean and (shares.clean or shares.simulated or shares.remixed), training.pairs and (shares.pairs or shares.remixed)]
+    noise = [training.clean and shares.simulated, *(data and getattr(shares, kind) for kind, data in training._asdict().items() if kind != "clean")]
+    for what, teachers in (("observed", speech), ("noisy", [*noise, any(training[1:]) and shares.remixed])):
+        if not any(teachers):
+            raise ValueError(f"semi: nothing {what} counts, by the weights {shares._asdict()}; give a kind of it one above 0")
     missing = [kind for kind, data in training._asdict().items() if (data is None) != (validation._asdict()[kind] is None)]
     if missing:
         raise ValueError(f"semi: {', '.join(missing)} in one of training and validation only; expected the same kinds in both")

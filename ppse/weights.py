@@ -132,7 +132,11 @@ def held(name: str | os.PathLike[str]) -> str:
 
 def card(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Model card of a weights file: data, licence, training settings, scores."""
-    result: dict[str, Any] = json.loads(read(_located(name))[1].get("card", "{}"))
+    text = read(_located(name))[1].get("card", "{}")
+    try:
+        result: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{name}: its model card is damaged ({error}); make the file anew") from None
     return result
 
 

@@ -86,3 +86,5 @@ def test_other_recordings_have_another_fingerprint(tmp_path: Path) -> None:
         audio.write(tmp_path / f"{name}.wav", wave[:length], 16_000)
     prints = [Speech([tmp_path / f"{name}.wav" for name in names], STFT()).fingerprint for names in ("ab", "ab", "ac", "a", "ba")]
     assert prints[0] == prints[1] and len(set(prints)) == 4
+    audio.write(tmp_path / "d.wav", wave[4999::-1], 16_000)  # as long, and as loud
+    assert Speech([tmp_path / "d.wav"], STFT()).fingerprint != prints[3]

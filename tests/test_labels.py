@@ -32,6 +32,8 @@ def test_audacity_and_csv(tmp_path: Path, text: str) -> None:
     [
         ("", "no labels in it"),
         ("start,end\n", "no labels in it"),
+        ("0,0\t0,4\tnoise\n0.7\t0.8\tnoise\n", "line 1: '0,0"),
+        ("0.0s,0.4,noise\n", "line 1: '0.0s"),
         ("0\t1\tnoise\n2\tthree\tnoise\n", "line 2: '2\tthree\tnoise'; expected start and end in seconds"),
         ("0,1\n2\n", "line 2: '2'; expected start and end"),
         ("0\t1\tdog\n", "line 1: the label says 'dog'; expected one of 'noise'"),

@@ -54,6 +54,27 @@ def test_speech_of_another_recording_is_found() -> None:
     assert found and "16000 noisy and 15999 clean samples" in found
 
 
+@pytest.mark.parametrize("gain", [0.1, 10.0])
+def test_speech_of_another_loudness_is_found(gain: float) -> None:
+    clean = _voice()
+    found = misalignment(gain * clean, _noisy(clean), RATE)
+    assert found and "expected 1, as the recording is the sum of speech and noise" in found
+    assert misalignment(-clean, _noisy(clean), RATE), "and of another sign"
+
+
+def test_other_knowledge_of_the_same_recordings_has_another_fingerprint() -> None:
+    noisy, clean, mask = [_noisy(_voice())], [_voice()], torch.zeros(RATE, dtype=torch.bool)
+    masks = [mask.clone(), mask.clone()]
+    masks[0][100:200] = masks[1][101:201] = True
+    made = [
+        *(Recordings([wave], SMALL) for wave in (noisy[0], noisy[0].flip(0))),
+        *(Recordings(noisy, SMALL, [wave]) for wave in (clean[0], clean[0].flip(0))),
+        *(Recordings(noisy, SMALL, clean, [known]) for known in masks),
+    ]
+    assert len({each.fingerprint for each in made}) == len(made)
+    assert Recordings(noisy, SMALL, clean).fingerprint == made[2].fingerprint
+
+
 def test_pairs_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     voices = [_voice(seed) for seed in range(5)]
     noisy = [_noisy(voice) for voice in voices]

@@ -314,6 +314,11 @@ def test_what_cannot_be_trained_on_is_refused(vae: VAESpeech, tmp_path: Path) ->
     with pytest.raises(ValueError, match="nothing is noisy"):
         check(Material(clean=whole.clean), Material(clean=whole.clean), Shares(simulated=0.0))
     check(Material(clean=whole.clean), Material(clean=whole.clean), Shares())
+    silent = Shares(simulated=0.0, pairs=0.0, remixed=0.0)
+    for what, shares in {"observed": silent._replace(clean=0.0), "noisy": silent._replace(noisy=0.0, labels=0.0)}.items():
+        with pytest.raises(ValueError, match=f"nothing {what} counts, by the weights"):
+            check(whole, whole, shares)
+    check(whole, whole, Shares(simulated=0.0, noisy=0.0, pairs=0.0, labels=0.0))
     with pytest.raises(ValueError, match="noisy, labels in one of training and validation only"):
         check(whole, Material(clean=whole.clean, pairs=whole.pairs), Shares())
     with pytest.raises(ValueError, match="none below 0"):

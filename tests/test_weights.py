@@ -60,6 +60,9 @@ def test_a_card_is_annotated_and_the_weights_stay(path: Path) -> None:
     weights.write_tensors(tensors, path, {"format": "other"})
     with pytest.raises(WeightsError, match="has no model card"):
         weights.annotate(path, scores={})
+    weights.write_tensors(tensors, path, {**metadata, "card": "{no card"})
+    with pytest.raises(WeightsError, match=f"{path.name}: its model card is damaged"):
+        weights.card(path)
 
 
 def _shape(tensors: dict[str, Tensor], _: dict[str, str]) -> None:

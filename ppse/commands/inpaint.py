@@ -52,13 +52,13 @@ def extend(
 
     Example: `ppse extend telephone.wav -o wide.wav`
 
-    Of a recording at 16 kHz or more without sound above, say, 4 kHz: `--cutoff 3900`. The upper band is a draw, as
-    nothing tells of its phases: another seed, another one.
+    Of a recording at 16 kHz or more without sound above, say, 4 kHz: `--cutoff 3900`. The upper band is as loud as in the
+    middle of what may be, its phases are at random, as nothing tells of them: another seed, others.
     """
     _check_output(out, recording)
     with progress_bars() as progress:
         progress.add_task("sample", total=None)
-        draw_upper_band(recording, cutoff, VAESpeech.pretrained(prior), draws=1, seed=seed).save(out)
+        draw_upper_band(recording, cutoff, VAESpeech.pretrained(prior), seed=seed).save(out)
     say(f"wrote {out}")
 
 
