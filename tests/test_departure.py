@@ -1,12 +1,14 @@
 """What a prior does not know of a band that it has not seen: a field of log-power that sets out from what is seen at the cut-off."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 
 from ppse import STFT
-from ppse.departure import SPEECH, Departure, Wander, above, seen, unexplained
+from ppse.departure import EXPECTED_LOG, SPEECH, Departure, Wander, above, seen, unexplained
 
 STFT_ = STFT()
 KNOWN = torch.from_numpy(STFT_.frequencies < 4000)
@@ -73,3 +75,19 @@ def test_unexplained_is_zero_in_the_mean_of_what_a_decoder_explains() -> None:
     torch.manual_seed(0)
     var = torch.rand(200, 513) + 0.1
     assert unexplained(_gaussian(var), var).mean().abs() < 0.02
+
+
+def test_the_benchmark_finds_the_law_that_recordings_were_drawn_from() -> None:
+    benchmark = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "departure.py"))
+    torch.manual_seed(0)
+    law = Departure(carried=15.0, recording=Wander(1.5, 4.0), frame=Wander(3.0, 7.0), memory=0.1)
+    places = torch.arange(260, 513, 20)
+    var, recordings = torch.ones(1, 150, 513), []
+    for _ in range(150):
+        start = 4 * torch.randn(150, 1)
+        x = (start + EXPECTED_LOG).exp().sqrt().expand(-1, 513) + 0j
+        bands = law.draw(x, var, KNOWN, STFT_)[0, :, places]
+        recordings.append(benchmark["Left"](start[:, 0], bands, torch.zeros_like(bands), above(KNOWN, STFT_)[places]))
+    found = benchmark["fitted"]([recordings], STFT_)
+    assert found.carried == pytest.approx(15.0, rel=0.1) and found.memory == pytest.approx(0.1, rel=0.2)
+    assert [*found.recording, *found.frame] == pytest.approx([1.5, 4.0, 3.0, 7.0], rel=0.3)
