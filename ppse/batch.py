@@ -156,7 +156,7 @@ def enhance_files(
                 yield Outcome(file, tasks[file], "failed", audio.failure(error, file))
         if ready and len(group) > 1:
             for file in done:  # beside them the others come out as they would have
-                with suppress(audio.AudioError):
+                with suppress(Exception):
                     read[file] = media.read_checked(file)
         side_by_side: dict[Path, Enhancement] = {}
         if len(read) > 1:
@@ -164,20 +164,22 @@ def enhance_files(
             with suppress(Exception):  # each is then tried alone, which tells whose fault it was
                 found = enhance_batch(
                     [read[file] for file in members], model, method, seed=seed, device=device, std=extras.std, draws=extras.draws,
-                    report=partial(report, members[0]) if report else None,
+                    report=partial(report, next(iter(ready))) if report else None,
                 )
                 side_by_side = dict(zip(members, found, strict=True))
         for file, subtype in ready.items():
             try:
+                together = file in side_by_side
                 result = side_by_side.pop(file, None) or enhance(
                     file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
                     given=given(file) if given else (), report=partial(report, file) if report else None,
                 )
+                seconds = result.seconds * (len(read) / len(ready) if together else 1)  # the time of those that were inferred once more, too
                 note = _write(result, file, tasks[file], subtype, extras)
             except Exception as error:
                 yield Outcome(file, tasks[file], "failed", audio.failure(error, file))
                 continue
-            yield Outcome(file, tasks[file], "done", note, result.seconds, result.noisy.size / result.sample_rate)
+            yield Outcome(file, tasks[file], "done", note, seconds, result.noisy.size / result.sample_rate)
 
 
 def _groups(files: Sequence[Path], size: int) -> list[list[Path]]:

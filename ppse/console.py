@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -32,6 +33,12 @@ class Commands(TyperGroup):
         except (ValueError, OSError) as error:  # AudioError and WeightsError among them
             complain(f"error: {error}")
             raise typer.Exit(1) from None
+
+
+def check_keeps(results: Path | None, files: Iterable[Path], option: str) -> None:
+    """Raise BadParameter when a file of results would replace one of those that are read or written beside it."""
+    if results and results.resolve() in {file.resolve() for file in files}:
+        raise typer.BadParameter(f"'{results}' is read or written by this command, and would be lost; choose another name", param_hint=option)
 
 
 def say(text: str) -> None:

@@ -92,9 +92,13 @@ def above(known: Tensor, stft: STFT) -> Tensor:
 
 
 def seen(x: Tensor, var: Tensor, known: Tensor, stft: STFT) -> Tensor:
-    """Departure that is seen at the cut-off, (draws, T); arguments as for :meth:`Departure.draw`."""
+    """Departure that is seen at the cut-off, (draws, T); arguments as for :meth:`Departure.draw`.
+
+    It is 0 in the mean over frames, weighted by their power: what is missing in loud frames, too, is where the filter of a telephone ends.
+    """
     near = known & (above(known, stft) >= -NEAR)
-    return unexplained(x, var)[..., near].mean(-1)
+    departure, loudness = unexplained(x, var)[..., near].mean(-1), power_of(x)[..., known].sum(-1)
+    return departure - (departure * loudness).sum(-1, keepdim=True) / loudness.sum().clamp_min(SILENCE)
 
 
 def unexplained(x: Tensor, var: Tensor) -> Tensor:

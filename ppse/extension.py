@@ -27,6 +27,9 @@ from .uncertainty import check_level
 HALVINGS = 40
 """Of the interval in which a quantile is sought."""
 
+FRAMES = 500
+"""That are sought at a time."""
+
 
 @dataclass
 class Extension:
@@ -81,7 +84,7 @@ def extend(
         prior: ``VAESpeech.pretrained()`` unless given.
         method: Hamiltonian Monte Carlo under the posterior itself unless given.
         sample_rate: of samples, in Hz.
-        draws: how many; the estimate, too, is better of many.
+        draws: how many; the estimate, too, is better of many. A minute of sound takes 11 MB for each.
         departure: law of what the prior does not know; None for a prior that is the truth.
         seed: as for :func:`ppse.enhance`.
 
@@ -100,8 +103,8 @@ def extend(
         known = known & torch.from_numpy(stft.frequencies < cutoff)
     if not known.any() or known.all():
         raise ValueError(f"extend: cutoff={cutoff:g} Hz; expected one above 0 and below {stft.sample_rate / 2:g} Hz, where the prior ends")
-    if draws < 1:
-        raise ValueError(f"extend: draws={draws}; expected 1 or more")
+    if type(draws) is not int or draws < 1:
+        raise ValueError(f"extend: draws={draws}; expected a whole number, 1 or more")
     method = method or replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
     waves = torch.from_numpy(np.stack([audio.resample(wave, sample_rate, stft.sample_rate) for wave in samples]))
     estimates, drawn, variances = [], [], []
@@ -129,16 +132,24 @@ def extend(
 
 
 def _magnitude(variances: NDArray[np.float32], probability: float) -> NDArray[np.float64]:
-    """Quantile of the magnitude of a mixture of circular Gaussians of variances (draws, …), each as likely as any other."""
-    unknown = variances.any(0)
-    power = variances[:, unknown].astype(np.float64)
-    ends = -math.log1p(-probability) * np.stack([power.min(0), power.max(0)])  # the quantile of a mixture lies between those of its parts
+    """Quantile of the magnitude of a mixture of circular Gaussians of variances (draws, …, T, F), each as likely as any other."""
+    result = np.zeros(variances.shape[1:])
+    for first in range(0, variances.shape[-2], FRAMES):  # a stretch at a time, to need little memory
+        stretch = (..., slice(first, first + FRAMES), slice(None))
+        result[stretch] = np.sqrt(_mixture_quantile(variances[stretch], probability))
+    return result
+
+
+def _mixture_quantile(means: NDArray[np.float32], probability: float) -> NDArray[np.float64]:
+    """Quantile of a mixture of exponential variables of means (draws, …)."""
+    result, unknown = np.zeros(means.shape[1:]), means.any(0)
+    parts = means[:, unknown].astype(np.float64)
+    ends = -math.log1p(-probability) * np.stack([parts.min(0), parts.max(0)])  # the quantile of a mixture lies between those of its parts
     with np.errstate(divide="ignore"):
-        rate = 1 / power
+        rate = 1 / parts
     for _ in range(HALVINGS):
         middle = ends.mean(0)
         below = 1 - np.exp(-middle * rate).mean(0) < probability
         ends = np.where(np.stack([below, ~below]), middle, ends)
-    result = np.zeros(variances.shape[1:])
-    result[unknown] = np.sqrt(ends[1])
+    result[unknown] = ends[1]
     return result

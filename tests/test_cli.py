@@ -261,10 +261,20 @@ def test_a_folder_side_by_side(ppse, prior: Path, tmp_path: Path) -> None:
     assert code == 0 and "3 there already" in out
 
 
-def test_results_never_replace_a_recording(ppse, tmp_path: Path) -> None:
+def test_results_never_replace_what_is_read_or_written_beside_them(ppse, prior: Path, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", wave(), RATE)
-    before = (tmp_path / "a.wav").read_bytes()
-    for results in ("a.wav", "out/a.wav", "out/a.noise.wav"):
-        code, out = ppse("enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--keep-noise", "--json", tmp_path / results)
-        assert code == 2 and "would be lost" in " ".join(out.split()), out
-    assert (tmp_path / "a.wav").read_bytes() == before
+    (tmp_path / "labels.txt").write_text("0\t0.1\tnoise\n")
+    enhance = ["enhance", tmp_path / "a.wav", "-o", tmp_path / "out", "--keep-noise", "--prior", prior]
+    evaluate = ["evaluate", tmp_path, "--manifest", tmp_path / "manifest.json"]
+    (tmp_path / "manifest.json").write_text(json.dumps({"a": {"clean_wav": "a.wav", "noisy_wav": "a.wav"}}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for arguments, results in (
+        (enhance, "a.wav"), (enhance, "out/a.wav"), (enhance, "out/a.noise.wav"), ([*enhance, "--labels", tmp_path / "labels.txt"], "labels.txt"),
+        ([*enhance, "--save-run", tmp_path / "run.nc"], "run.nc"), (enhance, prior), (evaluate, "manifest.json"), (evaluate, "a.wav"),
+        ([*evaluate, "--csv", tmp_path / "scores"], "scores"),
+    ):
+        code, out = ppse(*arguments, "--json", tmp_path / results)
+        assert code == 2 and "would be lost" in " ".join(out.replace("│", " ").split()), (results, out)
+    code, out = ppse(*evaluate, "--csv", tmp_path / "manifest.json")
+    assert code == 2 and "--csv" in out
+    assert all(path.read_bytes() == content for path, content in before.items())

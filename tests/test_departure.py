@@ -65,6 +65,15 @@ def test_what_is_seen_at_the_cutoff_is_carried_on() -> None:
     torch.testing.assert_close(drawn[:, 250, ~KNOWN], expected, atol=0.02, rtol=0)
 
 
+def test_where_the_filter_of_a_telephone_ends_nothing_is_carried_on() -> None:
+    torch.manual_seed(0)
+    var = torch.ones(2, 400, 513)
+    x = _gaussian(torch.cat([var[0, :200], math.exp(-6.0) * var[0, 200:]]))
+    x[:, above(KNOWN, STFT_) >= -2] *= 0.1
+    found = seen(x, var, KNOWN, STFT_)
+    assert found[:, :200].mean().abs() < 0.1 and (found[:, 200:].mean() + 6).abs() < 0.1
+
+
 def test_digital_silence_is_finite_and_stays_faint() -> None:
     torch.manual_seed(0)
     drawn = SPEECH.draw(torch.zeros(5, 513, dtype=torch.complex64), torch.ones(8, 5, 513), KNOWN, STFT_)
@@ -85,7 +94,8 @@ def test_the_benchmark_finds_the_law_that_recordings_were_drawn_from() -> None:
     var, recordings = torch.ones(1, 150, 513), []
     for _ in range(150):
         start = 4 * torch.randn(150, 1)
-        x = (start + EXPECTED_LOG).exp().sqrt().expand(-1, 513) + 0j
+        x = (start + EXPECTED_LOG).exp().sqrt().repeat(1, 513) + 0j
+        x[:, :100] = 1000.0  # all frames are as loud
         bands = law.draw(x, var, KNOWN, STFT_)[0, :, places]
         recordings.append(benchmark["Left"](start[:, 0], bands, torch.zeros_like(bands), above(KNOWN, STFT_)[places]))
     found = benchmark["fitted"]([recordings], STFT_)

@@ -35,6 +35,8 @@ def test_audacity_and_csv(tmp_path: Path, text: str) -> None:
         ("0,0\t0,4\tnoise\n0.7\t0.8\tnoise\n", "line 1: '0,0"),
         ("0.0s,0.4,noise\n", "line 1: '0.0s"),
         ("0\t1\tnoise\n2\tthree\tnoise\n", "line 2: '2\tthree\tnoise'; expected start and end in seconds"),
+        ('0,1,"lost\n2,3,lost\n', "is a quotation mark left open?"),
+        ("0,1," + 200_000 * "x" + "\n", "neither a label track nor CSV"),
         ("0,1\n2\n", "line 2: '2'; expected start and end"),
         ("0\t1\tdog\n", "line 1: the label says 'dog'; expected one of 'noise'"),
         ("0\t1\tnoise\n\\\t100.0\t4000.0\n", "line 2: a label of some frequencies only"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import audio, evaluation, mixing, pairing, provenance, weights
-from ..console import bar, complain, complain_left_out, progress_bars, say
+from ..console import bar, check_keeps, complain, complain_left_out, progress_bars, say
 
 
 def mix(
@@ -61,6 +61,9 @@ def evaluate(
         items, problems = pairing.items_from_folders(clean, noisy, enhanced)
     else:
         raise typer.BadParameter("give --manifest, or both --clean and --noisy")
+    kept = [path for path in (manifest, timing, card) if path] + [path for item in items for path in (item.clean, item.noisy, item.enhanced)]
+    check_keeps(json_out, [*kept, *([csv_out] if csv_out else [])], "--json")
+    check_keeps(csv_out, kept, "--csv")
     factor = evaluation.timing(timing) if timing else None
     with progress_bars() as progress:
         scores, unscored = evaluation.evaluate(items, bar(progress, "score"))

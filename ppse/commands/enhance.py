@@ -14,7 +14,7 @@ import typer
 
 from .. import audio, batch, choices, evaluation, pcm, provenance, weights
 from .. import demo as demonstration
-from ..console import INTERRUPTED, bar, complain, progress_bars, say
+from ..console import INTERRUPTED, bar, check_keeps, complain, progress_bars, say
 from ..enhance import RANK, SPACING
 from ..given import Given, labels_of
 from ..labels import named
@@ -77,10 +77,10 @@ def enhance(
         raise typer.BadParameter(f"'{noise}' is {len(models)} models, which have a run each; name one of them", param_hint="--save-run")
     extras = batch.Extras(keep_noise, std, plot, draws, bool(save_run))
     tasks, outcomes = batch.plan(inputs, out, extras)
-    if results and results.resolve() in {path.resolve() for file, output in tasks.items() for path in (file, *extras.files(output))}:
-        raise typer.BadParameter(f"'{results}' is a recording or an output, which would be lost; choose another name", param_hint="--json")
     if save_run not in ("", "auto"):
         extras = extras._replace(run_file=Path(save_run))
+    kept = [path for file, output in tasks.items() for path in (file, *extras.files(output))]
+    check_keeps(results, [*kept, *(Path(each) for each in (prior, lips, labels) if each)], "--json")
     if extras.run_file and len(tasks) > 1:
         raise typer.BadParameter(f"'{save_run}' is one file for {len(tasks)} recordings; use --save-run auto", param_hint="--save-run")
     if labels and not labels.is_dir() and len(tasks) > 1:
