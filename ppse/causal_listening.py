@@ -17,7 +17,7 @@ from .optimisation import Epoch, Phase, Report, Schedule, optimise
 from .stft import active_mean, frame_power
 from .workers import Alone, Workers
 
-BLOCK = 3
+BLOCK = 5
 """Frames that a stream infers at once, which have one level (:class:`ppse.streaming.Stream`)."""
 
 LEVEL = 625

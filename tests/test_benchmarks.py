@@ -106,5 +106,6 @@ def test_band(tmp_path: Path) -> None:
     command = [sys.executable, str(SPEED.with_name("partial.py")), "band", "speech", "--count", "1"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
-    rows = {name: float(distance) for name, distance in re.findall(r"^\| ([a-z ,]+) \| ([\d.]+) \| [\d.]+ \| \d+ \|$", run.stdout, re.MULTILINE)}
-    assert len(rows) == 3 and rows["posterior"] < rows["silence"]
+    found = re.findall(r"^\| ([a-z ,]+) \| ([\d.]+) \| [\d.]+ \| \d+ \| \d+ \|$", run.stdout, re.MULTILINE)
+    rows = {name: float(distance) for name, distance in found}
+    assert len(rows) == 4 and rows["posterior"] < rows["silence"]

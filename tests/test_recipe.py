@@ -120,7 +120,7 @@ def test_an_unfinished_training_of_other_settings_is_not_taken_up(speech: str, t
     with pytest.raises(Interrupted):
         train_prior([speech], out, TINY, report=stop)
     (tmp_path / "a.vae.safetensors").unlink()  # all that tells is the state
-    with pytest.raises(weights.WeightsError, match=r"a\.vae\.resume: the state of an unfinished training of another card, schedule; delete it"):
+    with pytest.raises(weights.WeightsError, match=r"a\.vae\.resume: the state of an unfinished training of another card, schedule, data; delete it"):
         train_prior([speech], out, replace(TINY, seed=4))
 
 
