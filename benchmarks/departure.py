@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +22,8 @@ from torch import Tensor
 from ppse import audio
 from ppse.departure import Departure, Wander, above, seen, unexplained
 from ppse.enhance import random_from, stft_of
-from ppse.guides import clean_guide
+from ppse.extension import upper_band
 from ppse.inpainting import variances_given
-from ppse.methods import hmc_em
 from ppse.models import VAESpeech
 from ppse.stft import STFT, level
 
@@ -49,9 +47,8 @@ def left(wave: Tensor, cutoff: float, prior: VAESpeech, seed: int) -> Left:
     truth = stft.analysis(wave)
     truth = truth / level(truth).sqrt()
     known = torch.from_numpy(stft.frequencies < cutoff)
-    method = replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
     with random_from(seed):
-        var = variances_given(prior, truth * known, known, method, 8)
+        var = variances_given(prior, truth * known, known, upper_band(), 8)
     distance = above(known, stft)
     place = (distance / WIDTH).floor()
     bands = [place == k for k in place[~known].unique() if (place == k).sum() > 3]

@@ -38,7 +38,7 @@ from torch import Tensor
 import ppse
 from ppse import STFT, audio, inpainting, metrics, mixing
 from ppse.choices import METHODS
-from ppse.distributions import power_of
+from ppse.distributions import EXPECTED_LOG, power_of
 from ppse.extension import Extension, extend
 from ppse.gaps import faded, fill, touching
 from ppse.given import labelled
@@ -48,8 +48,8 @@ from ppse.models import CodePrior, VAESpeech
 from ppse.stft import level
 
 RATE = 16_000
-EXPECTED_LOG = math.exp(-0.5772)
-"""exp E[log P] of an exponential P of mean 1: log powers of a Gaussian lie so far below its variance."""
+MIDDLE = math.exp(EXPECTED_LOG)
+"""Log powers of a Gaussian lie so far below its variance."""
 
 METRICS = {"si_sdr": ("SI-SDR (dB)", 2), "pesq_wb": ("pesq_wb", 3), "estoi": ("ESTOI", 3)}
 LENGTHS = (0.04, 0.08, 0.12)
@@ -143,7 +143,7 @@ def gaps(args: argparse.Namespace) -> list[str]:
             found = {
                 "line of magnitudes": line,
                 "line of decibels": (2 * _between((truth.abs() + 1e-9).log(), ~lost)).exp(),
-                "mean of the prior": mean_var.expand(truth.shape) * scale * EXPECTED_LOG,
+                "mean of the prior": mean_var.expand(truth.shape) * scale * MIDDLE,
             }
             given = {"line, filled": line, "line of what is left, filled": _between(x.abs(), share > inpainting.SHARE).square()}
             found = {name: 10 * (power + 1e-12).log10() for name, power in found.items()}
@@ -183,7 +183,7 @@ def upper_band(args: argparse.Namespace) -> list[str]:
             "posterior": made,
         }
         for name, law in told.items():
-            middle = (torch.from_numpy(law.variances[:, 0]) * EXPECTED_LOG + floor).log10().mean(0)
+            middle = (torch.from_numpy(law.variances[:, 0]) * MIDDLE + floor).log10().mean(0)
             error = (middle - (power_of(truth) + floor).log10())[:, ~known]
             magnitude = truth.abs().numpy()
             inside = [((low[0] < magnitude) & (magnitude < high[0]))[:, ~known].mean() for low, high in map(law.interval, LEVELS)]

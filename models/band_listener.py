@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool1d
 
 from ..distributions import power_of
+from ..stft import bandwidths
 from .coupled_normal import alternating
 from .encoders import Heard, heads, remembered
 from .recurrent import flattened
@@ -113,8 +114,8 @@ def _seen(x: Tensor, observed: Tensor | None) -> Tensor | None:
 def auditory_bands(n_freqs: int, count: int) -> Tensor:
     """Triangular bands that overlap by half and sum to one in every bin, (F, K); evenly spaced in equivalent rectangular bandwidths from 30 Hz on."""
     frequency = torch.linspace(0, TOP, n_freqs, dtype=torch.float64)
-    number = 21.4 * torch.log10(1 + 0.00437 * frequency)
-    first, last = 21.4 * torch.log10(1 + 0.00437 * torch.tensor([30.0, TOP], dtype=torch.float64))
+    number = bandwidths(frequency)
+    first, last = bandwidths(torch.tensor([30.0, TOP], dtype=torch.float64))
     centres = torch.linspace(float(first), float(last), count, dtype=torch.float64)
     bands = (1 - (number.unsqueeze(1) - centres).abs() * (count - 1) / (last - first)).clamp_min(0)
     bands[number < first, 0] = 1

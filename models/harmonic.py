@@ -11,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..distributions import ComplexNormal
+from ..distributions import EXPECTED_LOG, ComplexNormal
 from ..mixture import Frames
 from ..stft import POWER_FLOOR
 
@@ -75,7 +75,7 @@ class HarmonicSpeech(PyroModule):
         Location and spread are those of the cosine transform of the log-powers, whose mean is the log-variance less Euler's constant.
         """
         cosines = _cosines(power.shape[-1], n_cosines).to(power)
-        log_variance = (power + POWER_FLOOR).log() + 0.5772156649
+        log_variance = (power + POWER_FLOOR).log() - EXPECTED_LOG
         coefficients = log_variance @ cosines / cosines.square().sum(0)  # the columns are orthogonal
         return cls(coefficients.mean(0), coefficients.std(0), power.shape[-1], sample_rate)
 

@@ -72,8 +72,7 @@ def adapt_prior(
     """
     settings, progress, work = settings or Adaptation(), progress or Progress(), out.with_suffix(".adapting")
     audio.check_writable(out)
-    if out.exists():
-        raise weights.WeightsError(f"{out}: is there already; delete it, or choose another name")
+    weights.check_new(out)
     vae = VAESpeech.pretrained(str(prior))
     if vae.noisy_encoder is None:
         raise ValueError(f"{prior}: this prior has no noisy encoder to adapt; train one with 'ppse train vae'")

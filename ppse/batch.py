@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -144,9 +145,10 @@ def enhance_files(
         done = [] if overwrite else [file for file in group if _done(file, tasks[file], extras)]
         for file in done:
             yield Outcome(file, tasks[file], "skipped", "is there already; overwrite (--overwrite) to redo it, or delete it")
+        due = [file for file in group if file not in done]
         ready: dict[Path, str] = {}
         read: dict[Path, tuple[NDArray[np.float32], int]] = {}
-        for file in (file for file in group if file not in done):
+        for file in due:
             try:
                 subtype = _checked(file, tasks[file], extras)
                 if len(group) > 1:
@@ -166,20 +168,19 @@ def enhance_files(
                     [read[file] for file in members], model, method, seed=seed, device=device, std=extras.std, draws=extras.draws,
                     report=partial(report, next(iter(ready))) if report else None,
                 )
-                side_by_side = dict(zip(members, found, strict=True))
+                share = len(members) / len(ready)  # the time of those that were inferred once more, too
+                side_by_side = {file: replace(result, seconds=share * result.seconds) for file, result in zip(members, found, strict=True)}
         for file, subtype in ready.items():
             try:
-                together = file in side_by_side
                 result = side_by_side.pop(file, None) or enhance(
                     file, model, method, seed=seed, device=device, std=extras.std, draws=extras.draws, keep_run=extras.run,
                     given=given(file) if given else (), report=partial(report, file) if report else None,
                 )
-                seconds = result.seconds * (len(read) / len(ready) if together else 1)  # the time of those that were inferred once more, too
                 note = _write(result, file, tasks[file], subtype, extras)
             except Exception as error:
                 yield Outcome(file, tasks[file], "failed", audio.failure(error, file))
                 continue
-            yield Outcome(file, tasks[file], "done", note, seconds, result.noisy.size / result.sample_rate)
+            yield Outcome(file, tasks[file], "done", note, result.seconds, result.noisy.size / result.sample_rate)
 
 
 def _groups(files: Sequence[Path], size: int) -> list[list[Path]]:

@@ -14,11 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .distributions import power_of
-from .stft import STFT
-
-EXPECTED_LOG = -0.5772156649
-"""Mean of the log of an exponential variable of mean 1."""
+from .distributions import EXPECTED_LOG, power_of
+from .stft import STFT, bandwidths
 
 NEAR = 1.0
 """Bandwidths below the cut-off in which the departure is seen."""
@@ -86,8 +83,8 @@ SPEECH = Departure(carried=21.1, recording=Wander(1.43, 4.04), frame=Wander(2.99
 
 
 def above(known: Tensor, stft: STFT) -> Tensor:
-    """How far all bins (F,) lie above the last one that is known, in equivalent rectangular bandwidths (Glasberg & Moore 1990, eq. 4)."""
-    number = 21.4 * torch.from_numpy(1 + 0.00437 * stft.frequencies).log10()
+    """How far all bins (F,) lie above the last one that is known, in :func:`ppse.stft.bandwidths`."""
+    number = bandwidths(torch.from_numpy(stft.frequencies))
     return number - number[known].max()
 
 

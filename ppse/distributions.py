@@ -13,6 +13,9 @@ from torch.autograd import Function
 from torch.distributions import constraints
 from torch.utils.weak import WeakIdKeyDictionary
 
+EXPECTED_LOG = -0.5772156649
+"""Mean of the log of an exponential variable of mean 1, such as |a - m|^2 / v is: less Euler's constant."""
+
 
 class _Complex(constraints.Constraint):
     """Any complex number with no NaN."""

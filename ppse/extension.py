@@ -82,7 +82,7 @@ def extend(
         recording: as for :func:`ppse.enhance`.
         cutoff: Hz up to which the recording has sound; all that its rate can hold (:func:`ppse.narrowband.band`) unless given.
         prior: ``VAESpeech.pretrained()`` unless given.
-        method: Hamiltonian Monte Carlo under the posterior itself unless given.
+        method: :func:`upper_band` unless given.
         sample_rate: of samples, in Hz.
         draws: how many; the estimate, too, is better of many. A minute of sound takes 11 MB for each.
         departure: law of what the prior does not know; None for a prior that is the truth.
@@ -105,7 +105,7 @@ def extend(
         raise ValueError(f"extend: cutoff={cutoff:g} Hz; expected one above 0 and below {stft.sample_rate / 2:g} Hz, where the prior ends")
     if type(draws) is not int or draws < 1:
         raise ValueError(f"extend: draws={draws}; expected a whole number, 1 or more")
-    method = method or replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
+    method = method or upper_band()
     waves = torch.from_numpy(np.stack([audio.resample(wave, sample_rate, stft.sample_rate) for wave in samples]))
     estimates, drawn, variances = [], [], []
     for wave in waves:
@@ -129,6 +129,11 @@ def extend(
             drawn.append(shaped[1:])
         variances.append(var)
     return Extension(stft.sample_rate, torch.stack(estimates).numpy(), torch.stack(drawn, 1).numpy(), torch.stack(variances, 1).numpy())
+
+
+def upper_band() -> Method:
+    """Hamiltonian Monte Carlo under the posterior of clean speech: nothing to settle, as there is no noise."""
+    return replace(hmc_em(30, settle=0, adapt=15, average=15), guide=clean_guide)
 
 
 def _magnitude(variances: NDArray[np.float32], probability: float) -> NDArray[np.float64]:

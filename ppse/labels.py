@@ -83,13 +83,17 @@ def read_track(path: str | os.PathLike[str]) -> list[Line]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: cannot be read ({error}); expected a text file of labels") from None
-    lines = text.splitlines()
-    try:  # Audacity quotes nothing
-        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if "\t" in text else csv.reader(io.StringIO(text), strict=True))
+    track = "\t" in text  # Audacity quotes nothing
+    reader = csv.reader(
+        io.StringIO(text), delimiter="\t" if track else ",", quoting=csv.QUOTE_NONE if track else csv.QUOTE_MINIMAL, strict=True,
+    )
+    try:
+        rows = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise LabelError(f"{path}: neither a label track nor CSV ({error}); is a quotation mark left open?") from None
     found = []
-    for number, cells in enumerate(rows, 1):
+    lines = text.split("\n")
+    for number, cells in rows:
         cells = [cell.strip() for cell in cells]
         if not any(cells) or (number == 1 and cells[0] != "\\" and not any(map(str.isdigit, "".join(cells)))):
             continue

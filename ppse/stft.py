@@ -111,6 +111,11 @@ Corpora that went through a lossy codec have empty bins; without a floor those d
 """
 
 
+def bandwidths(frequency: Tensor) -> Tensor:
+    """Number of equivalent rectangular bandwidths of hearing below frequencies in Hz, of their shape (Glasberg & Moore 1990, eq. 4)."""
+    return 21.4 * torch.log10(1 + 0.00437 * frequency)
+
+
 def level(x: Tensor) -> Tensor:
     """Mean power per bin over the active frames of an STFT (…, T, F), shape (…, 1, 1). Not random.
 

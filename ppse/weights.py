@@ -101,6 +101,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], m
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); check the folder, its permissions and the free space") from error
 
 
+def check_new(path: Path) -> None:
+    """Refuse to replace what somebody may have trained for days.
+
+    Raises:
+        WeightsError: when the file is there already.
+    """
+    if path.exists():
+        raise WeightsError(f"{path}: is there already; delete it, or choose another name")
+
+
 def halve(path: str | os.PathLike[str]) -> None:
     """Store the tensors of a weights file in half precision (float16), as the shipped ones are: half the size; models load in float32 as before.
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ppse import STFT
-from ppse.departure import EXPECTED_LOG, SPEECH, Departure, Wander, above, seen, unexplained
+from ppse.departure import SPEECH, Departure, Wander, above, seen, unexplained
+from ppse.distributions import EXPECTED_LOG
 
 STFT_ = STFT()
 KNOWN = torch.from_numpy(STFT_.frequencies < 4000)

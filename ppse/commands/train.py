@@ -115,8 +115,7 @@ def import_dvae(
     """
     check_weights_name(out)
     audio.check_writable(out)
-    if out.exists():
-        raise weights.WeightsError(f"{out}: is there already; delete it, or choose another name")
+    weights.check_new(out)
     model, card = importer.import_dvae(checkpoint, config)
     weights.write(model, out, card | {"licence": licence})
     for note in card["notes"]:
