@@ -129,18 +129,18 @@ class RecurrentNormal(TorchDistribution):
 
     @cached_property
     def _means(self) -> Normal:
-        return self._path(self.context.new_zeros(self.batch_shape))[1]
+        return self._path(None)[1]
 
-    def _path(self, noise: Tensor) -> tuple[Tensor, Normal]:
-        """z_t = m_t + s_t noise_t for all frames in turn, and their law."""
-        context = self.context.expand(*noise.shape[:-1], -1)
-        last, state = torch.zeros_like(noise[..., :1, :]), None
+    def _path(self, noise: Tensor | None) -> tuple[Tensor, Normal]:
+        """z_t = m_t + s_t noise_t for all frames in turn, and their law; without noise z_t = m_t."""
+        context = self.context if noise is None else self.context.expand(*noise.shape[:-1], -1)
+        last, state = context.new_zeros(*context.shape[:-2], 1, self.batch_shape[-1]), None
         values: list[Tensor] = []
         locs: list[Tensor] = []
         scales: list[Tensor] = []
-        for t in range(noise.shape[-2]):
-            loc, scale, state = self.network(last, context[..., t : t + 1, :], state)
-            last = loc + scale * noise[..., t : t + 1, :]
+        for t, told in enumerate(context.split(1, -2)):
+            loc, scale, state = self.network(last, told, state)
+            last = loc if noise is None else loc + scale * noise[..., t : t + 1, :]
             for kept, new in ((values, last), (locs, loc), (scales, scale)):
                 kept.append(new)
         return torch.cat(values, -2), Normal(torch.cat(locs, -2), torch.cat(scales, -2), validate_args=False)

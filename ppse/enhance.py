@@ -213,7 +213,7 @@ def opened(recording: str | os.PathLike[str] | NDArray[Any] | Tensor, sample_rat
 
 
 def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, draws: int) -> tuple[list[Mixture], Method, STFT]:
-    """Copies of the models, the method, and their STFT; the defaults of :func:`enhance`, and its errors."""
+    """The models as they are, the method, and their STFT; the defaults of :func:`enhance`, and its errors."""
     if model is None:
         model = Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     if draws < 0:
@@ -227,7 +227,7 @@ def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, d
     stfts = [stft_of(each) for each in models]
     if len(sizes := {stft.n_fft for stft in stfts}) > 1:
         raise ValueError(f"enhance: models for STFTs of {sorted(sizes)} samples; expected the same in each, as they are averaged")
-    return copies(models), method or methods.default(), stfts[0]
+    return models, method or methods.default(), stfts[0]
 
 
 def copies(models: Sequence[Mixture]) -> list[Mixture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import audio, narrowband
-from .labels import Kind, Label, check_labels, file_of_labels, read_labels
+from .labels import Kind, Label, LabelError, check_labels, file_of_labels, read_labels
 from .mixture import Mixture, Source
 from .models import KnownSilence, PartiallyObserved
 from .stft import STFT
@@ -59,7 +60,7 @@ def labelled(labels: Sequence[Label], speech: str = "speech") -> Given:
         speech: name of the source that speaks.
 
     Raises:
-        LabelError: of the result, when labels do not fit the recording; at once, when they overlap.
+        LabelError: of the result, when labels do not fit the recording or hold no frame; at once, when they overlap.
 
     >>> model = labelled([Label(0.0, 0.4)])
     """
@@ -68,6 +69,9 @@ def labelled(labels: Sequence[Label], speech: str = "speech") -> Given:
     def knowledge(model: Mixture, stretch: Stretch) -> Mixture:
         rate = stretch.stft.sample_rate
         known = check_labels(labels, stretch.length / rate)
+        longest, least = max((label.end - label.start for label in known), default=math.inf), min(stretch.stft.n_fft, stretch.length) / rate
+        if longest < least:
+            raise LabelError(f"the longest label lasts {longest:g} s, and would change nothing; expected {least:g} s or more, as a frame lasts")
         silent, clean = (_frames(known, kind, stretch) for kind in ("noise", "clean"))
 
         def of(name: str, source: Source) -> Source:

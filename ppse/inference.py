@@ -174,7 +174,9 @@ def _pooled(laws: dict[str, ComplexNormal], starts: int, x: Tensor) -> dict[str,
 
 
 def _has_latents(problem: Problem) -> bool:
-    """Whether there is anything to draw; a mixture of noises may have none."""
+    """Whether there is anything to draw, as there is where a guide proposes it; a mixture of noises may have none."""
+    if problem.guide is not None:
+        return True
     with torch.no_grad(), torch.random.fork_rng():
         trace: Any = poutine.trace(problem.graph).get_trace(*problem.args)
     return any(is_latent(site) for site in trace.nodes.values())

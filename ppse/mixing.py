@@ -69,8 +69,8 @@ def mix(
         the path of the manifest.
 
     Raises:
-        AudioError: when there is no audio, or the corpus cannot be written; when a file cannot be read, is silent or not finite (it is
-            named), and nothing takes it as left out, or no mixture is left.
+        AudioError: when there is no audio, the corpus cannot be written, or the folder has another; when a file cannot be read, is silent or
+            not finite (it is named), and nothing takes it as left out, or no mixture is left.
         ValueError: no SNR, one that is not finite, or a count below one.
     """
     if not snrs or not all(math.isfinite(snr) for snr in snrs):
@@ -83,11 +83,17 @@ def mix(
     order = np.concatenate([rng.permutation(len(speech_files)) for _ in range(-(-total // len(speech_files)))])[:total]
     noise_order = rng.permutation(len(noise_files))
     period = math.lcm(len(snrs), len(noise_files))  # after which the same pairs would come again
+    planned = [
+        (speech_files[choice], noise_files[noise_order[(i + i // period) % len(noise_files)]], float(snrs[i % len(snrs)]))
+        for i, choice in enumerate(order)
+    ]
+    names = [f"{i:04d}_{s.stem}_{noise_type(n)}_{snr:+g}dB" for i, (s, n, snr) in enumerate(planned)]
+    path = root / "manifest.json"
+    if path.exists() and not read_manifest(path).keys() <= set(names):
+        raise audio.AudioError(f"{path}: is that of another corpus, which would be lost; choose another folder, or delete it")
     versions = {"ppse": __version__, "numpy": np.__version__, "soundfile": soundfile.__version__}
     manifest: dict[str, Entry] = {}
-    for i, choice in enumerate(order):
-        speech_file, snr = speech_files[choice], float(snrs[i % len(snrs)])
-        noise_file = noise_files[noise_order[(i + i // period) % len(noise_files)]]
+    for i, (name, (speech_file, noise_file, snr)) in enumerate(zip(names, planned, strict=True)):
         try:
             s, n = _pair(speech_file, noise_file, snr, rng)
         except audio.AudioError as error:
@@ -95,7 +101,6 @@ def mix(
                 raise
             left_out(str(error))
         else:
-            name = f"{i:04d}_{speech_file.stem}_{noise_type(noise_file)}_{snr:+g}dB"
             for kind, wave in (("noisy", s + n), ("clean", s), ("noise", n)):
                 audio.write(root / kind / f"{name}.wav", wave, RATE, subtype="FLOAT")
             manifest[name] = Entry(
@@ -104,7 +109,6 @@ def mix(
             )
         if report:
             report(i + 1, total)
-    path = root / "manifest.json"
     audio.write_text(path, json.dumps(manifest, indent=1))
     return path
 
@@ -137,18 +141,20 @@ def read_manifest(
         clean_root: the same for ``{clean_root}``.
 
     Raises:
-        AudioError: when the file is missing, no JSON, or an entry lacks a field.
+        AudioError: when the file is missing, no JSON, or without entries, or one lacks a field.
     """
     path = Path(path)
     roots = {"{noisy_root}": noisy_root, "{clean_root}": clean_root}
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
         result: dict[str, Entry] = {}
         for name, entry in entries.items():
             for key in ("noisy_wav", "clean_wav", *({"noise_wav"} & entry.keys())):
                 root, _, rest = entry[key].rpartition("}/")
                 entry[key] = str(Path(roots.get(root + "}") or path.parent) / rest)
             result[name] = entry
-        return result
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise audio.AudioError(f"{path}: no readable manifest ({type(error).__name__}: {error}); expected the JSON that 'ppse mix' writes") from error
+    if not result:
+        raise audio.AudioError(f"{path}: no entries in it; expected the JSON that 'ppse mix' writes")
+    return result

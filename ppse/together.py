@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from .audio import AudioError
 from .channel import Channel
 from .distributions import ComplexNormal
-from .enhance import Enhancement, Trace, blank, enhance, opened, prepared, random_from
+from .enhance import Enhancement, Trace, blank, copies, enhance, opened, prepared, random_from
 from .inference import Keep, infer
 from .methods import Method
 from .mixture import Mixture
@@ -108,6 +108,7 @@ def enhance_batch(
     """One inference for recordings of one channel, (samples (1, N), rate) each, whatever their lengths; the rest as :func:`enhance_together`."""
     started = time.monotonic()
     models, method, stft = prepared(model, method, draws)
+    models = copies(models)
     for each in models:
         each.to(device)
     results = [blank(samples, rate, models[0], stft, draws) for samples, rate in read]

@@ -108,6 +108,11 @@ def test_a_reference_of_a_lower_rate_tells_of_what_it_can_hold() -> None:
     assert told(_model(), [referenced(_noise(1.0))], _stretch(0, 16_000, 16_000)).speech.known.all()
 
 
+def test_labels_shorter_than_a_frame_are_told() -> None:
+    with pytest.raises(LabelError, match=r"0\.03 s.*0\.064 s or more"):
+        ppse.enhance(_noise(0.5), _model(), methods.fast(1), given=[labelled([Label(0.1, 0.13), Label(0.2, 0.22)])])
+
+
 def test_knowledge_that_does_not_fit_is_refused() -> None:
     noisy, method = _noise(1.0), methods.hmc_em(1)
     with pytest.raises(LabelError, match="the recording lasts 1 s; are they of another one"):

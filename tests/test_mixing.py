@@ -192,3 +192,22 @@ def test_broken_manifests_are_refused(tmp_path, content):
         mixing.read_manifest(tmp_path / "m.json")
     with pytest.raises(AudioError, match="no readable manifest"):
         mixing.read_manifest(tmp_path / "missing.json")
+
+
+def test_the_manifest_of_another_corpus_stays(material, tmp_path):
+    clean, noise = material
+    path = mixing.mix([clean], [noise], tmp_path / "out", [0], seed=2)
+    before = path.read_bytes()
+    assert mixing.mix([clean], [noise], tmp_path / "out", [0], seed=2) == path and path.read_bytes() == before, "the same corpus again"
+    with pytest.raises(AudioError, match="another corpus.*choose another folder"):
+        mixing.mix([clean], [noise], tmp_path / "out", [5], seed=3)
+    assert path.read_bytes() == before
+
+
+def test_manifests_without_entries_are_told_and_byte_order_marks_skipped(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text("{}")
+    with pytest.raises(AudioError, match="no entries"):
+        mixing.read_manifest(path)
+    path.write_text('{"a": {"noisy_wav": "noisy/a.wav", "clean_wav": "clean/a.wav"}}', encoding="utf-8-sig")
+    assert list(mixing.read_manifest(path)) == ["a"]
