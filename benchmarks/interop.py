@@ -46,7 +46,7 @@ def rows(speech: RVAESpeech) -> dict[str, tuple[Method, Source, NMFNoise]]:
         "60 iterations": (langevin_em(60, average=40), *ours),
         "20 iterations": (langevin_em(20), *ours),
         "langevin_em: a momentum that lasts, step 0.2": (methods.langevin_em(), *ours),
-        "default: 36 iterations of two particles, the noise settles first": (methods.default(), *ours),
+        "default: 32 iterations of two particles, the noise settles first": (methods.default(), *ours),
         "fast: 5 iterations": (methods.fast(), *ours),
     }
 
