@@ -26,9 +26,9 @@ from .models import (
     VAESpeech,
     VRNNSpeech,
 )
+from .models.band_listener import BandListener
 from .models.causal_listener import CausalListener
 from .models.dynamical import DynamicalVAE
-from .models.encoders import Listener
 from .models.heard_speech import WithEncoder
 from .models.recurrent import Layers
 from .weights import load_any
@@ -39,8 +39,11 @@ METHODS = {maker.__name__: maker for maker in methods.ALL}
 PRIORS = (VAESpeech, RVAESpeech, DKFSpeech, STORNSpeech, VRNNSpeech, SRNNSpeech, DSAESpeech)
 """Classes of the speech priors that a weights file can hold."""
 
-NOISES = ("nmf", "stationary", "heard")
+NOISES = ("nmf", "stationary", "heard", "bands")
 """Noise models by name."""
+
+HEARD = {"heard", "bands"}
+"""Those that are heard by trained ears, which then hear the speech, too."""
 
 EARS = "vae_aware"
 """The shipped weights that hear speech for priors without ears of their own."""
@@ -78,28 +81,30 @@ AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
 
 
 def model(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> Mixture:
-    """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary", or "heard".
+    """The mixture of a speech prior (shipped name or weights file) and a noise model: "nmf" of this rank and spacing, "stationary",
+    "heard" or "bands".
 
-    With the latter, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or where it
-    has none, the shipped :data:`EARS`; where these listen in bands, the shipped :data:`NOISE_EARS` hear the noise, if the STFT is theirs.
+    With the last two, the prior is narrowed to what is heard, too (:class:`ppse.models.HeardSpeech`). The ears are those of the prior, or where it
+    has none, the shipped :data:`EARS`. In "heard", ears in bins hear the noise, in "bands" ears in bands: those of the prior if they are such, else
+    the shipped :data:`NOISE_EARS` or :data:`EARS`, if the STFT is theirs.
 
     Raises:
         BadParameter: when there is no such noise model, or it has no rank or spacing.
         WeightsError: when the prior cannot be used.
     """
-    return _model(prior, noise, rank, spacing, narrowed=noise == "heard")
+    return _model(prior, noise, rank, spacing, narrowed=noise in HEARD)
 
 
 def models(prior: str, noise: str, rank: int | None = None, spacing: int | None = None) -> list[Mixture]:
     """As :func:`model`, one for each of the noise models that "+" joins, as in "nmf+heard"; rank and spacing are those of "nmf".
 
-    Where one of them is "heard", the prior is narrowed in all.
+    Where one of them is heard, the prior is narrowed in all.
     """
     names = noise.split("+")
     if len(set(names)) < len(names):
         raise typer.BadParameter(f"'{noise}' names a noise model twice; give each once", param_hint="--noise")
     own = "nmf" if "nmf" in names else names[0]  # which refuses a rank or a spacing that it has not
-    return [_model(prior, name, *((rank, spacing) if name == own else (None, None)), narrowed="heard" in names) for name in names]
+    return [_model(prior, name, *((rank, spacing) if name == own else (None, None)), narrowed=not HEARD.isdisjoint(names)) for name in names]
 
 
 def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrowed: bool) -> Mixture:
@@ -111,7 +116,8 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
     speech = load_any(PRIORS, prior)
     own = speech if isinstance(speech, VAESpeech) and speech.listener is not None else None
     makers: dict[str, Callable[[], Source]] = {
-        "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise, "heard": lambda: _heard_noise(own),
+        "nmf": lambda: NMFNoise(rank or RANK, spacing=spacing or SPACING), "stationary": StationaryNoise,
+        "heard": lambda: _heard_noise(own, in_bands=False), "bands": lambda: _heard_noise(own, in_bands=True),
     }
     source = HeardSpeech(cast(WithEncoder, speech), own or VAESpeech.pretrained(EARS)) if narrowed else speech
     return Mixture(speech=source, noise=makers[noise]())
@@ -119,13 +125,13 @@ def _model(prior: str, noise: str, rank: int | None, spacing: int | None, narrow
 
 def heard(vae: VAESpeech) -> Mixture:
     """As :func:`model` with noise "heard", of a VAE with ears."""
-    return Mixture(speech=HeardSpeech(vae, vae), noise=_heard_noise(vae))
+    return Mixture(speech=HeardSpeech(vae, vae), noise=_heard_noise(vae, in_bands=False))
 
 
-def _heard_noise(own: VAESpeech | None) -> HeardNoise:
-    if own and isinstance(own.listener, Listener):
+def _heard_noise(own: VAESpeech | None, in_bands: bool) -> HeardNoise:
+    if own and isinstance(own.listener, BandListener) == in_bands:
         return HeardNoise(own)
-    shipped = VAESpeech.pretrained(NOISE_EARS)
+    shipped = VAESpeech.pretrained(EARS if in_bands else NOISE_EARS)
     return HeardNoise(own if own and own.n_freqs != shipped.n_freqs else shipped)
 
 

@@ -161,10 +161,14 @@ def test_which_ears_hear_what(tmp_path: Path) -> None:
     for prior in ("rvae", "vae_aware"):  # bands hear the speech, bins the noise
         mixture = choices.model(prior, "heard")
         assert mixture.speech.noisy_encoder is not None and mixture.noise.ears.settings["bands"] == 0
+    for prior in ("rvae", "vae_aware", "vae"):
+        mixture = choices.model(prior, "bands")
+        assert isinstance(mixture.speech, HeardSpeech) and mixture.noise.ears.settings["bands"] == 40
     other = tmp_path / "other.safetensors"
     for bands in (0, 5):  # there are no others for its STFT
         weights.write(VAESpeech(129, 2, (4,), 3, bands=bands), other, {})
-        assert choices.model(str(other), "heard").noise.ears.settings["bands"] == bands
+        for noise in ("heard", "bands"):
+            assert choices.model(str(other), noise).noise.ears.settings["bands"] == bands
         assert choices.heard(VAESpeech.pretrained(str(other))).noise.ears.settings["bands"] == bands
     assert choices.heard(VAESpeech.pretrained("vae_aware")).noise.ears.settings["bands"] == 0
 

@@ -29,7 +29,7 @@ def enhance(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; or a file, for one input file.")],
     method: Annotated[str, typer.Option(help=", ".join(choices.METHODS) + ".")] = "default",
     prior: Annotated[str, typer.Option(help="Speech prior: a shipped name, or a weights file of 'ppse train'.")] = "vae",
-    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + "; or several, averaged: nmf+heard.")] = "nmf",
+    noise: Annotated[str, typer.Option(help="Noise model: " + ", ".join(choices.NOISES) + "; or several, averaged: nmf+heard+bands.")] = "nmf",
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     spacing: Annotated[int | None, typer.Option(min=1, help=f"Frames between knots of its activations, 1 for none; {SPACING} unless given.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
@@ -89,7 +89,7 @@ def enhance(
         raise typer.BadParameter(f"no label file in '{labels}' has the name of a recording; expected NAME.txt or NAME.csv", param_hint="--labels")
     if lips and labels:
         raise typer.BadParameter("labels and lips of one recording cannot be combined; leave one of them out", param_hint="--lips")
-    if lips and "heard" in noises:
+    if lips and not choices.HEARD.isdisjoint(noises):
         raise typer.BadParameter("lips go with a prior as it is, not with one that is narrowed to what is heard; use nmf", param_hint="--noise")
     if lips and any(isinstance(module, DynamicalVAE) for model in models for module in model.modules()):
         raise typer.BadParameter(f"'{prior}' has memory; beside lips there has to be a prior of single frames, such as vae", param_hint="--prior")
