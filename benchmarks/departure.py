@@ -1,10 +1,11 @@
 """How far speech departs from what a prior decodes above a band that its latents were fitted to: the constants of ppse.departure.
 
-    python benchmarks/departure.py speech/train speech/train_extra [--count 50] [--cutoffs 2000 3000 4000 5500] [--prior vae]
+    python benchmarks/departure.py speech/train speech/train_extra [--cutoffs 2000 3000 4000 5500] [--prior vae]
 
-Speech that is not to be tested on loses all above each cut-off, and the latents are drawn given the rest, as `ppse.extension.extend` does. The law of
-the departure, in bands of 0.75 equivalent rectangular bandwidths, is fitted by least squares to what they leave unexplained: what is carried from
-the cut-off; the covariances of recordings and of frames, less the variance among the draws; the correlation of frames 1, 2, 4 and 8 apart.
+Of the folders that a prior was trained on, those speakers count that its training held out (`ppse.corpus.split_recordings`): it knows the others
+better than it will know anyone. Their speech loses all above each cut-off, and the latents are drawn given the rest, as `ppse.extension.extend`
+does. The law of the departure, in bands of 0.75 equivalent rectangular bandwidths, is fitted by least squares to what these and what is seen at the
+cut-off leave unexplained: covariances of recordings and of frames, less the variance among the draws; correlation of frames 1, 2, 4 and 8 apart.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
 from ppse import audio
+from ppse.corpus import split_recordings
 from ppse.departure import Departure, Wander, above, seen, unexplained
 from ppse.enhance import random_from, stft_of
 from ppse.extension import upper_band
@@ -33,7 +34,9 @@ LAGS = (1, 2, 4, 8)
 
 
 class Left(NamedTuple):
-    """What a recording leaves unexplained: at the cut-off (T,), in bands (T, K), how far draws of it differ (T, K), and where the bands lie (K,)."""
+    """What a recording leaves unexplained: at the cut-off (T,), in bands (T, K), how far draws differ in what is left above that (T, K), and
+    where the bands lie (K,).
+    """
 
     start: Tensor
     bands: Tensor
@@ -53,21 +56,17 @@ def left(wave: Tensor, cutoff: float, prior: VAESpeech, seed: int) -> Left:
     place = (distance / WIDTH).floor()
     bands = [place == k for k in place[~known].unique() if (place == k).sum() > 3]
     middle = torch.stack([distance[band].mean() for band in bands])
+    start = seen(truth, var, known, stft)
     told = torch.stack([unexplained(truth, var)[..., band].mean(-1) for band in bands], -1)
-    return Left(seen(truth, var, known, stft).mean(0), told.mean(0), told.var(0), middle)
+    return Left(start.mean(0), told.mean(0), (told - start.unsqueeze(-1)).var(0), middle)
 
 
 def fitted(recordings: list[list[Left]], stft: STFT) -> Departure:
     """The law that fits best, from recordings of each of several cut-offs."""
-    slopes, places, shared, alone = [], [], [], []
+    places, shared, alone, lags = [], [], [], []
     for of_one in recordings:
-        start, bands = torch.cat([one.start for one in of_one]), torch.cat([one.bands for one in of_one])
-        slopes.append((bands * start.unsqueeze(-1)).mean(0) / start.square().mean())
         places.append(of_one[0].distance)
-    carried = _least(lambda p: torch.exp(-torch.cat(places) / p[0]) - torch.cat(slopes), [5.0])[0]
-    lags = []
-    for of_one in recordings:
-        rest = [one.bands - one.start.unsqueeze(-1) * torch.exp(-one.distance / carried) for one in of_one]
+        rest = [one.bands - one.start.unsqueeze(-1) for one in of_one]
         means = torch.stack([r.mean(0) for r in rest])
         frames = [r - r.mean(0) for r in rest]
         spread = torch.cat([one.spread for one in of_one]).mean(0)
@@ -77,7 +76,7 @@ def fitted(recordings: list[list[Left]], stft: STFT) -> Departure:
         lags.append(together / torch.cat(frames).square().mean())
     times = stft.hop / stft.sample_rate * torch.tensor(LAGS, dtype=torch.float64)
     memory = _least(lambda p: torch.exp(-times / p[0]) - torch.stack(lags).mean(0), [0.1])[0]
-    return Departure(carried, _wander(places, shared), _wander(places, alone), memory)
+    return Departure(_wander(places, shared), _wander(places, alone), memory)
 
 
 def _wander(places: list[Tensor], covariances: list[Tensor]) -> Wander:
@@ -95,17 +94,15 @@ def _least(off: Callable[[list[float]], Tensor], start: list[float]) -> list[flo
 def main() -> None:
     """Measure, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("speech", type=Path, nargs="+")
-    parser.add_argument("--count", type=int, default=50, help="recordings for each cut-off")
+    parser.add_argument("speech", type=Path, nargs="+", help="the folders of the training")
     parser.add_argument("--cutoffs", type=float, nargs="+", default=[2000.0, 3000.0, 4000.0, 5500.0], help="Hz")
     parser.add_argument("--prior", default="vae", help="a shipped prior, or a weights file")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the training, and of the draws")
     args = parser.parse_args()
-    prior, files = VAESpeech.pretrained(args.prior), audio.find(args.speech)
+    prior, (_, files) = VAESpeech.pretrained(args.prior), split_recordings(audio.find(args.speech), seed=args.seed)
     recordings = []
     for cutoff in args.cutoffs:
-        chosen = np.random.default_rng(args.seed).permutation(len(files))[: args.count]
-        waves = [torch.from_numpy(audio.read_mono(files[i], 16_000)[: SECONDS * 16_000]) for i in chosen]
+        waves = [torch.from_numpy(audio.read_mono(file, 16_000)[: SECONDS * 16_000]) for file in files]
         recordings.append([left(wave, cutoff, prior, args.seed) for wave in waves if wave.any()])
         print(f"{cutoff:g} Hz: {len(recordings[-1])} recordings; so far {fitted(recordings, stft_of(prior))}", flush=True)
 

@@ -87,7 +87,7 @@ def test_intervals_are_those_of_the_mixture_of_draws() -> None:
 
 
 def test_intervals_hold_what_departs_as_speech_does() -> None:
-    law = Departure(carried=1.0, recording=Wander(1e-3, 1.0), frame=Wander(2.0, 2.0), memory=0.02)
+    law = Departure(recording=Wander(1e-3, 1.0), frame=Wander(2.0, 2.0), memory=0.02)
     wave, stft = _noise(16_000, 4.0)[0], STFT()
     x = stft.analysis(torch.from_numpy(wave))
     known = torch.from_numpy(stft.frequencies < 4000)
