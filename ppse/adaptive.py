@@ -13,6 +13,7 @@ from .elbo import negative_elbo
 from .guides import EncoderGuide, starting_guide
 from .infer import TARGET_ACCEPTANCE, EStep, Expectation, hmc, log_density, mcmc_e_step
 from .infer.density import CHAINS_DIM
+from .infer.em import descend
 from .method import Method, Problem
 from .models.encoders import CleanedEncoder, NoisyEncoder
 from .warm_start import hear
@@ -99,9 +100,7 @@ def adapt_em(
             if iteration < tune:
                 with torch.enable_grad():
                     loss = negative_elbo(problem.graph, guide, *problem.args, beta=temperature)
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient  # not backward(): the parameters of the noise would collect gradients, too
-                optimiser.step()
+                descend(optimiser, loss)  # not backward(): the parameters of the noise would collect gradients, too
                 with torch.no_grad(), pyro.plate("chains", chains, dim=CHAINS_DIM):
                     return Expectation(guide(*problem.args))
             if sampling is None:

@@ -56,7 +56,7 @@ class Method:
         priors: model, x, observed → priors of parameters by site name (:func:`ppse.with_priors`). These parameters then are latents
             too, and nothing is fitted any more; None fits them all.
         before: a method that runs first. It leaves its parameters, and its last draws as ``Problem.found``; its ``starts`` is not used.
-        tied: what runs in its place where the prior ties the frames, so that moves of single frames cannot be accepted one by one.
+        tied: what runs in its place where a source is a dynamical VAE, or switches: these tie the frames, no single one can be accepted by itself.
         discrete: whether it draws the regimes of a source that switches itself. Others run on the graph with these summed out.
 
     Raises:

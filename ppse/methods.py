@@ -201,7 +201,7 @@ def full_bayes(
 def default(iterations: int = 60, chains: int = 1) -> Method:
     """Best quality faster than real time: :func:`hmc_em` at temperature 2.5, averaged over two starts.
 
-    Where the prior ties the frames it is :func:`langevin_em` with two chains, which share the noise, of 8 in 15 of the iterations;
+    Where a source is a dynamical VAE, or switches, it is :func:`langevin_em` with two chains, which share the noise, of 8 in 15 of the iterations;
     in the first third of these the noise settles, over the last half the sources are averaged.
     """
     moves = max(1, 8 * iterations // 15)
@@ -212,7 +212,8 @@ def default(iterations: int = 60, chains: int = 1) -> Method:
 def fast(iterations: int = 16, chains: int = 1) -> Method:
     """About a tenth of the work of :func:`default`: one start, few iterations, trajectories of one to five steps.
 
-    Where the prior ties the frames it is :func:`langevin_em`, of a third of the iterations, with longer steps and more of the likelihood.
+    Where a source is a dynamical VAE, or switches, it is :func:`langevin_em`, of a third of the iterations, with longer steps and more of
+    the likelihood.
     """
     method = hmc_em(iterations, steps=5, step_size=0.6, chains=chains, temperature=2.5, settle=0, adapt=8, average=8)
     tied = langevin_em(max(1, iterations // 3), step_size=0.25, chains=chains, likelihood_power=0.7)

@@ -1,4 +1,4 @@
-"""Langevin EM for priors that tie the frames, and that default and fast are it there."""
+"""Langevin EM for priors that tie the frames, and that default and fast are it for dynamical VAEs."""
 
 from __future__ import annotations
 

@@ -143,6 +143,23 @@ def test_shipped_vae_lends_its_ears_where_the_stft_is_the_same() -> None:
     assert small is not None and not any(isinstance(module, CleanedEncoder) for module in small.modules())
 
 
+def test_lent_ears_stay_as_they_are() -> None:
+    """Wherever the prior is, and whatever a method trains."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 513, dtype=torch.complex64)
+    model = Mixture(speech=RVAESpeech(hidden=8), noise=NMFNoise(2))
+    before = starting_guide(model)
+    assert before is not None
+    laws = before.laws(x)["speech.z"]
+    infer(model, x, methods.adapt_em(3, tune=1, average=1))
+    wide = starting_guide(Mixture(speech=RVAESpeech(hidden=8).double(), noise=NMFNoise(2)))
+    assert wide is not None and wide.laws(x.to(torch.complex128))["speech.z"][0].dtype == torch.float64
+    torch.testing.assert_close(before.laws(x)["speech.z"], laws, rtol=0, atol=0)
+    again = starting_guide(model)
+    assert again is not None
+    torch.testing.assert_close(again.laws(x)["speech.z"], laws, rtol=0, atol=0)
+
+
 def test_cleaned_encoder_reads_the_expected_power_of_speech() -> None:
     """By hand, from what the VAE hears and proposes."""
     vae, speech = VAESpeech(F, L, (5,), 4), RVAESpeech(F, L, 4)

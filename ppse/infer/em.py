@@ -189,7 +189,7 @@ def guide_e_step(
 
     def e_step(_: int) -> Expectation:
         for _step in range(steps):
-            _descend(optimiser, elbo.differentiable_loss(model, own, *args))
+            descend(optimiser, elbo.differentiable_loss(model, own, *args))
         with torch.no_grad(), pyro.plate("chains", draws, dim=CHAINS_DIM):
             trace: Any = poutine.trace(own).get_trace(*args)
         # A guide that is not random (AutoDelta) gives one value for all draws. Its auxiliary sites are none of the model's.
@@ -213,15 +213,15 @@ def gradient_m_step(
             with torch.enable_grad(), pyro.validation_enabled(False), pyro.plate("chains", chains, dim=CHAINS_DIM):
                 trace: Any = poutine.trace(poutine.condition(model, data=draws)).get_trace(*args)
                 value = trace.log_prob_sum() / chains
-            _descend(optimiser, -value)
+            descend(optimiser, -value)
             first = first if step else value.item()
         return first
 
     return m_step
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the loss; no gradient is left on anything but what the optimiser has."""
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss; no gradient is left on anything but what the optimiser has, and what the loss does not depend on stays."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
         parameter.grad = gradient
