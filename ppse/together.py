@@ -38,10 +38,10 @@ def enhance_together(
 
     Args:
         recordings: files or samples. Those of several channels go alone, so that equal channels stay equal, and so do those
-            longer than half a window.
+            longer than a window.
         sample_rate: of all that are samples, in Hz.
         size: recordings in a batch at most.
-        window: seconds in a batch at most, padding included, which bounds the memory.
+        window: seconds that are inferred of one recording at once; a batch has at most twice as many, padding included. Bounds the memory.
         report: called with the fraction done.
         model, method, seed, device, std, draws: as for :func:`ppse.enhance`. The seed is that of every batch.
 
@@ -81,12 +81,12 @@ def batches(seconds: Sequence[float], size: int, window: float) -> list[list[int
     Args:
         seconds: length of every recording; infinity for one that must go alone.
         size: recordings in a batch at most.
-        window: seconds in a batch at most, the padding included; what is longer is a batch by itself.
+        window: half of the seconds in a batch at most, the padding included; what is longer than a window is a batch by itself.
 
     Raises:
         ValueError: when the size is below 1.
 
-    >>> batches([5.0, 1.0, 30.0, 4.0, 5.0], size=16, window=12.0)
+    >>> batches([5.0, 1.0, 30.0, 4.0, 5.0], size=16, window=6.0)
     [[1], [3, 0], [4], [2]]
     """
     if size < 1:
@@ -94,7 +94,7 @@ def batches(seconds: Sequence[float], size: int, window: float) -> list[list[int
     result: list[list[int]] = []
     for i in sorted(range(len(seconds)), key=lambda i: seconds[i]):
         last = result[-1] if result else []
-        if last and len(last) < size and (len(last) + 1) * seconds[i] <= window and seconds[i] <= 2 * seconds[last[0]]:
+        if last and len(last) < size and (len(last) + 1) * seconds[i] <= 2 * window and seconds[i] <= 2 * seconds[last[0]]:
             last.append(i)
         else:
             result.append([i])

@@ -102,8 +102,8 @@ def test_batches_are_bounded_in_number_seconds_and_padding() -> None:
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     for group in found:
         own = [lengths[i] for i in group]
-        assert len(group) == 1 or (len(group) <= 7 and max(own) * len(group) <= 30 and max(own) <= 2 * min(own))
-    assert max(len(group) for group in found) > 2
+        assert len(group) == 1 or (len(group) <= 7 and max(own) * len(group) <= 60 and max(own) <= 30 and max(own) <= 2 * min(own))
+    assert max(len(group) for group in found) > 2 and max(len(group) * max(lengths[i] for i in group) for group in found if len(group) > 1) > 30
     with pytest.raises(ValueError, match="size=0; expected 1 or more"):
         batches([1.0], 0, 60.0)
 
