@@ -2,9 +2,9 @@
 
     python benchmarks/resynthesis.py vae rvae prior.safetensors --clean DIR [--out docs/resynthesis.md]
 
-Every recording is encoded, at unit level, to the means of the codes (the path of means, where the encoder has memory); the prior decodes
-them to a power, E|s|^2 given the codes; its root, with the phases of the recording, is the resynthesis. It is what inference
-could reach at best, and the published way to compare dynamical VAEs. The loss is the negative ELBO in nats per frame, by one draw.
+Every recording is encoded, at unit level, to the means of the codes (the path of means, where the encoder has memory, by stretches:
+docs/costs.md); the prior decodes them to a power, E|s|^2 given the codes; its root, with the phases of the recording, is the resynthesis. It is
+what inference could reach at best, and the published way to compare dynamical VAEs. The loss is the negative ELBO in nats per frame, by one draw.
 Without a folder, the bundled demo recording takes its place: a smoke test.
 """
 

@@ -66,6 +66,12 @@ class Recurrence(nn.Module):
         return hidden.reshape(*frames.shape[:-1], -1), state
 
 
+STRETCH = 32
+"""Frames of a path of means that are found in turn; stretches of so many go side by side."""
+
+RUN_UP = 16
+"""Frames before a stretch in which the network goes towards the path, from a memory of nothing."""
+
 Network = Callable[[Tensor, Tensor, State], tuple[Tensor, Tensor, State]]
 """(z_t-1, context_t, memory) → (mean, standard deviation, memory) of z_t, for the next frame or for the next T at once."""
 
@@ -75,7 +81,8 @@ class RecurrentNormal(TorchDistribution):
 
     A law of shape (…, T, L) with the frames in dim -2, as :class:`ppse.models.Autoregressive`: ``log_prob`` has log p(z_t | z_<t) at the
     place of z_t, all from one call of the network. A draw goes frame by frame. ``mean`` and ``variance`` are those along the path of means,
-    on which every z_t is the mean given the ones before: a place to start from, not the moments of the marginal law.
+    on which every z_t is the mean given the ones before: a place to start from, not the moments of the marginal law. Stretches of
+    that path are found side by side, each with a run-up from nothing (:data:`STRETCH`, :data:`RUN_UP`; docs/costs.md).
 
     Args:
         network: what gives the law of the next frames; called with (…, T, L), (…, T, H) and a memory that is None at first.
@@ -129,7 +136,13 @@ class RecurrentNormal(TorchDistribution):
 
     @cached_property
     def _means(self) -> Normal:
-        return self._path(None)[1]
+        frames = self.context.shape[-2]
+        if frames <= RUN_UP + STRETCH:
+            return self._path(None)[1]
+        padded = pad(self.context, (0, 0, 0, (RUN_UP - frames) % STRETCH))
+        stretches = padded.unfold(-2, RUN_UP + STRETCH, STRETCH).mT  # (…, stretches, RUN_UP + STRETCH, H)
+        law = RecurrentNormal(self.network, self.batch_shape[-1], stretches, validate_args=False)._path(None)[1]
+        return Normal(*(_joined(value, RUN_UP)[..., :frames, :] for value in (law.loc, law.scale)), validate_args=False)
 
     def _path(self, noise: Tensor | None) -> tuple[Tensor, Normal]:
         """z_t = m_t + s_t noise_t for all frames in turn, and their law; without noise z_t = m_t."""
@@ -144,6 +157,11 @@ class RecurrentNormal(TorchDistribution):
             for kept, new in ((values, last), (locs, loc), (scales, scale)):
                 kept.append(new)
         return torch.cat(values, -2), Normal(torch.cat(locs, -2), torch.cat(scales, -2), validate_args=False)
+
+
+def _joined(stretches: Tensor, overlap: int) -> Tensor:
+    """Stretches (…, n, T, L), each of which repeats frames of the one before, in a row; the repetition is left out."""
+    return torch.cat([stretches[..., 0, :overlap, :], stretches[..., overlap:, :].flatten(-3, -2)], -2)
 
 
 def before(frames: Tensor) -> Tensor:

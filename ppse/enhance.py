@@ -280,7 +280,7 @@ def _enhance_channel(
         laws, drawn = [], []
         for number, model in enumerate(models):
             whole = told(model, given, Stretch(x, first, last, length, parts.scale, stft))
-            suited = method.suited(whole)  # what is given may switch, or tie the frames
+            suited = method.suited(whole)  # what is given may switch
             (whole.follow if followed else whole.start)(*side_by_side(x, observed, suited.starts))
 
             def note(iteration: int, _: float, done: float = i + number / len(models), total: int = suited.all_iterations) -> None:

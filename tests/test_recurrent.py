@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from ppse.models.encoders import RecurrentEncoder
-from ppse.models.recurrent import Layers, Recurrence, RecurrentNormal, lengths
+from ppse.models.recurrent import RUN_UP, STRETCH, Layers, Recurrence, RecurrentNormal, lengths
 from ppse.testing import assert_moments
 
 T, L, R, S = 5, 2, 0.7, 0.6
@@ -52,6 +52,20 @@ def test_path_of_means_solves_the_recursion_without_noise() -> None:
     law, (mean, _) = RecurrentNormal(chain, L, CONTEXT), joint()
     torch.testing.assert_close(law.mean, mean.unsqueeze(-1).expand(T, L))
     torch.testing.assert_close(law.stddev, torch.full((T, L), S, dtype=torch.float64))  # of the innovations, not the marginal ones
+
+
+@pytest.mark.parametrize("frames", [RUN_UP + STRETCH, RUN_UP + STRETCH + 1, RUN_UP + 3 * STRETCH, 120])
+def test_path_of_means_by_stretches_is_the_one_frame_by_frame(frames: int) -> None:
+    """But for what the run-up leaves out of the past before it."""
+    torch.manual_seed(0)
+    context = torch.randn(2, 1, frames, 1, dtype=torch.float64)
+    law = RecurrentNormal(chain, L, context)
+    exact = law._path(None)[1]
+    assert law.mean.shape == law.stddev.shape == (2, 1, frames, L)
+    torch.testing.assert_close(law.mean[..., : RUN_UP + STRETCH, :], exact.loc[..., : RUN_UP + STRETCH, :])
+    torch.testing.assert_close(law.mean, exact.loc, rtol=0, atol=8 * R**RUN_UP)
+    if frames > RUN_UP + STRETCH:
+        assert (law.mean != exact.loc).any()  # else nothing was left out
 
 
 def test_expanded_law_is_the_same_law() -> None:
