@@ -145,19 +145,18 @@ def ears(name: str) -> CausalListener | VAESpeech:
     return cast(CausalListener | VAESpeech, load_any(classes, name))
 
 
-def method(name: str, chains: int | None) -> methods.Method:
-    """A method by name, with so many chains, or as many as it sets itself.
+def method(name: str, chains: int | None = None, iterations: int | None = None) -> methods.Method:
+    """A method by name, with so many chains and iterations, or as many as it sets itself.
 
     Raises:
         BadParameter: when there is no such method, or it takes no number of chains.
     """
     if name not in METHODS:
         raise typer.BadParameter(f"no method '{name}'; there are {', '.join(METHODS)}", param_hint="--method")
-    if chains is None:
-        return METHODS[name]()
-    if "chains" not in inspect.signature(METHODS[name]).parameters:
+    if chains is not None and "chains" not in inspect.signature(METHODS[name]).parameters:
         raise typer.BadParameter(f"method '{name}' sets its chains itself; leave --chains out", param_hint="--chains")
-    return METHODS[name](chains=chains)
+    given = {"chains": chains, "iterations": iterations}
+    return METHODS[name](**{key: value for key, value in given.items() if value is not None})
 
 
 def check_device(name: str) -> None:

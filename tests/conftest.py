@@ -101,7 +101,7 @@ def quick_terminal(terminal: Callable[..., tuple[int, str]], monkeypatch: pytest
     from ppse import choices, methods
 
     quick = methods.mala_em(iterations=2, draws=1, burn_in=0)
-    monkeypatch.setattr(choices, "method", lambda name, chains: quick)
+    monkeypatch.setattr(choices, "method", lambda *_: quick)
     return terminal
 
 

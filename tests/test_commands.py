@@ -61,7 +61,7 @@ def test_a_run_of_several_windows_is_diagnosed(
 ) -> None:
     """Full Bayes, so that there are chains, and a parameter that every window has."""
     method = methods.full_bayes(12, chains=2, steps=2, warm_up=4, priors=lambda *_: {"noise.H": Gamma(1.0, 0.01)})
-    monkeypatch.setattr(choices, "method", lambda name, chains: method)
+    monkeypatch.setattr(choices, "method", lambda *_: method)
     monkeypatch.setattr(batch, "enhance", functools.partial(batch.enhance, window=0.4))
     audio.write(tmp_path / "a.wav", wave(0.7), RATE)
     code, out = terminal("enhance", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--prior", prior, "--save-run", tmp_path / "r.nc")
@@ -79,6 +79,7 @@ WRONG = {
     "method": ["enhance", "a.wav", "-o", "o", "--method", "magic"],
     "noise": ["enhance", "a.wav", "-o", "o", "--noise", "magic"],
     "chains": ["enhance", "a.wav", "-o", "o", "--method", "peem", "--chains", "2"],
+    "iterations": ["enhance", "a.wav", "-o", "o", "--iterations", "0"],
     "device": ["enhance", "a.wav", "-o", "o", "--device", "abacus"],
     "device without values": ["enhance", "a.wav", "-o", "o", "--device", "meta"],
     "rank": ["enhance", "a.wav", "-o", "o", "--noise", "stationary", "--rank", "8"],
@@ -113,6 +114,17 @@ def test_help_names_every_command_and_its_options(terminal, monkeypatch: pytest.
     code, out = terminal(*group, name, "--help")
     assert code == 0 and f"ppse {command}" in out and "--out" in out or command == "evaluate" and "--manifest" in out
     assert name in terminal(*group, "--help")[1]
+
+
+def test_a_method_of_so_many_iterations(terminal, prior: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", wave(0.5), RATE)
+    found = {}
+    for name, given in (("none", []), ("its own", ["--iterations", "16"]), ("two", ["--iterations", "2"])):
+        code, _ = terminal("enhance", tmp_path / "a.wav", "-o", tmp_path / f"{name}.wav", "--prior", prior, "--method", "fast", *given)
+        found[name] = audio.read(tmp_path / f"{name}.wav")[0]
+        assert code == 0
+    assert np.array_equal(found["none"], found["its own"]) and not np.array_equal(found["none"], found["two"])
+    assert choices.method("default", iterations=85).tied.iterations == 45
 
 
 def test_version_and_completion(terminal, monkeypatch: pytest.MonkeyPatch) -> None:

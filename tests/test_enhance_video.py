@@ -39,7 +39,7 @@ def priors(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def ppse(monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setattr(choices, "method", lambda name, chains: methods.mala_em(iterations=2, draws=1, burn_in=0))
+    monkeypatch.setattr(choices, "method", lambda *_: methods.mala_em(iterations=2, draws=1, burn_in=0))
     monkeypatch.setattr(watched, "switching_vem", lambda **how: switching_vem(2, average=1, **how))
 
     def run(*args: object) -> tuple[int, str]:

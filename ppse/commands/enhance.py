@@ -33,6 +33,7 @@ def enhance(
     rank: Annotated[int | None, typer.Option(min=1, help=f"Patterns of the NMF noise; {RANK} unless given.")] = None,
     spacing: Annotated[int | None, typer.Option(min=1, help=f"Frames between knots of its activations, 1 for none; {SPACING} unless given.")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Chains side by side; the choice of the method unless given.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Of the method; its choice unless given (default: 60, fast: 16).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch", min=1, help="Recordings of similar length to infer side by side.")] = 1,
@@ -63,7 +64,7 @@ def enhance(
     switches between `--prior` and one that watches the lips of the video, or of crops in a video of the same name beside the sound.
     Where no mouth is seen, or without video, only the sound counts.
     """
-    chosen = choices.method(method, chains)
+    chosen = choices.method(method, chains, iterations)
     choices.check_device(device)
     if results:
         audio.check_writable(results)
@@ -159,7 +160,7 @@ def demo(
     prior: Annotated[str, typer.Option(help="As for 'ppse enhance'.")] = "vae",
 ) -> None:
     """Enhance the bundled noisy recording (or yours); print scores, write waveforms and a figure."""
-    chosen, model = choices.method(method, None), choices.model(prior, "nmf")
+    chosen, model = choices.method(method), choices.model(prior, "nmf")
     with progress_bars() as progress:
         result, scores = demonstration.run(out, recording, model, chosen, bar(progress, "demo"))
     for name, values in scores.items():
