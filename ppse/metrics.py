@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pesq
-import pystoi
 from numpy.typing import ArrayLike, NDArray
 
 from .audio import resample
@@ -143,6 +142,8 @@ def _pesq(reference: ArrayLike, estimate: ArrayLike, rate: int, mode: str) -> fl
 
 
 def _stoi(reference: ArrayLike, estimate: ArrayLike, rate: int, extended: bool) -> float:
+    import pystoi  # here, as all of scipy.signal comes with it, which takes half a second of every start
+
     s, e = _perceptual(reference, estimate, rate)
     if not s.any() or s.size < RATE // 10:  # shorter than the frames that it is cut into
         return math.nan

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import make_interp_spline
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
@@ -167,5 +166,7 @@ def _classes(law: ComplexNormal) -> NDArray[np.intp]:
 
 def _line(x: Sequence[float], y: Sequence[float], at: Array) -> Array:
     """The line through points, straight on beyond the ends."""
+    from scipy.interpolate import make_interp_spline  # here, as it takes long to import
+
     values: Array = make_interp_spline(x, y, k=1)(at)
     return values

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chndtr, chndtrix, ndtr, ndtri
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from . import audio
@@ -143,6 +142,8 @@ def error_correlation(deviation: ArrayLike, error: ArrayLike) -> float:
 
     Even under the right law it is below one, as errors are random: compare with errors drawn from the law.
     """
+    from scipy.stats import spearmanr  # here, as it takes long to import
+
     return float(spearmanr(np.ravel(deviation), np.abs(np.ravel(error))).statistic)
 
 
