@@ -82,7 +82,7 @@ def test_amortised(tmp_path: Path) -> None:
     assert len(rows) == 8 and all(float(gain) > 0 for *_, gain, _ in rows)
     seconds = {(prior, method): float(time) for prior, method, _, time in rows}
     assert seconds["rvae", "amortised"] < seconds["rvae", "default"]
-    assert len(re.findall(r"^\| .*, median of 1 \| \d+ \| \d+ \|$", run.stdout, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\| .*, median of 1 \| \d+ \| \d+ \|$", run.stdout, re.MULTILINE)) == 5
 
 
 @pytest.mark.slow
