@@ -46,12 +46,12 @@ def recording(seconds: float, batch: int = 0) -> Tensor:
     return x / level(x).sqrt()
 
 
-def problem(seconds: float, threads: int, batch: int = 0) -> tuple[ppse.Mixture, Tensor]:
-    """The default model and a recording; sets the number of threads and the seed, and what becomes of freed memory."""
+def problem(seconds: float, threads: int, batch: int = 0, prior: type[VAESpeech | RVAESpeech] = VAESpeech) -> tuple[ppse.Mixture, Tensor]:
+    """The default noise under a shipped prior, and a recording; sets the number of threads and the seed, and what becomes of freed memory."""
     keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    return ppse.Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)
+    return ppse.Mixture(speech=prior.pretrained(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)
 
 
 def timed(run: Callable[[], object], repeat: int) -> float:
@@ -65,22 +65,18 @@ def timed(run: Callable[[], object], repeat: int) -> float:
     return best
 
 
-def inference(name: str, options: dict[str, Any], seconds: float, threads: int) -> str:
+def inference(name: str, options: dict[str, Any], seconds: float, threads: int, prior: type[VAESpeech | RVAESpeech] = VAESpeech) -> str:
     """Cells of one method: seconds, RTF, peak memory."""
-    model, x = problem(seconds, threads)
-    taken = timed(lambda: infer(model, x, getattr(methods, name)(**options)), repeat=1)
+    model, x = problem(seconds, threads, prior=prior)
+    method = getattr(methods, name)(**options).suited(model)
+    taken = timed(lambda: infer(model, x, method), repeat=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return f"{taken:.2f} | {taken / seconds:.3f} | {peak:.2f}"
 
 
-def batch(prior: str, size: int, seconds: float, threads: int) -> str:
-    """Cells of ``fast`` on so many recordings side by side, 0 being one that is no batch: wall and processor time per recording, peak memory.
-
-    An RVAE that was never trained is as fast as one that was.
-    """
-    model, x = problem(seconds, threads, size)
-    if prior == "rvae":
-        model = ppse.Mixture(speech=RVAESpeech().requires_grad_(False), noise=NMFNoise(RANK, spacing=SPACING))
+def batch(prior: type[VAESpeech | RVAESpeech], size: int, seconds: float, threads: int) -> str:
+    """Cells of ``fast`` on so many recordings side by side, 0 being one that is no batch: wall and processor time per recording, peak memory."""
+    model, x = problem(seconds, threads, size, prior)
     method = methods.fast().suited(model)
 
     def run() -> tuple[float, float]:
@@ -120,12 +116,15 @@ def tables(seconds: float, threads: int) -> dict[str, list[Row]]:
     names = ("fast", "default", "peem", "vem", "ld_em", "mala_em", "mcem")
     cells, short = "seconds | RTF | peak memory (GB)", min(seconds, 5.0)
     return {
-        f"method | {cells}": [(name, partial(run, name, {})) for name in names],
+        f"method | {cells}": [
+            *((name, partial(run, name, {})) for name in names),
+            *((f"rvae: {name}", partial(run, name, {}, prior=RVAESpeech)) for name in ("fast", "default")),
+        ],
         f"ld_em, chains | {cells}": [(str(c), partial(run, "ld_em", {"chains": c})) for c in (1, 4, 10)],
         **{
-            f"{prior} fast, recordings of {short:g} s in a batch | seconds per recording | processor seconds per recording | peak memory (GB)": [
+            f"{name} fast, recordings of {short:g} s in a batch | seconds per recording | processor seconds per recording | peak memory (GB)": [
                 (str(size or "one at a time"), partial(batch, prior, size, short, threads)) for size in (0, 4, 8, 16)
-            ] for prior in ("vae", "rvae")
+            ] for name, prior in (("vae", VAESpeech), ("rvae", RVAESpeech))
         },
         "value and gradient, chains | graph (ms) | raw torch (ms) | ratio": [
             (str(c), partial(trace_overhead, c, seconds, threads)) for c in (1, 4)
