@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from . import audio, methods, provenance, weights
 from .adaptation import JUDGES, Adaptation, Unlabelled, Using, Verdict, adapt, own_ears
 from .corpus import Waves
-from .enhance import enhance
+from .found_noise import checksum, noise_found
 from .method import Method
 from .mixture import Mixture
 from .models import VAESpeech
 from .optimisation import Report
 from .recipe import split_speech
-from .recordings import Recordings, unlabelled
+from .recordings import unlabelled
 from .stft import STFT
 
 HELD_OUT = 0.25
@@ -105,7 +102,7 @@ def adapt_prior(
     count = max(round(HELD_OUT * total), min(JUDGES, total // 2))
     noise = None
     if speech is not None:
-        noise = noise_found(finder or using(vae), recordings, work, method or methods.fast(), settings.seed, progress)
+        noise = noise_found(finder or using(vae), recordings, work, method or methods.fast(), settings.seed, progress.teaching)
         card["adapted"]["noise"] = checksum(noise)  # a run that was interrupted goes on with the same one only
     training, held = (
         Unlabelled(recordings.part(which), said, Waves([noise[i] for i in which], recordings.stft) if noise else None)
@@ -119,31 +116,3 @@ def adapt_prior(
     weights.write(vae, out, {**card, "adaptation": settings._asdict()})
     shutil.rmtree(work)
     return verdict
-
-
-def noise_found(model: Mixture, recordings: Recordings, work: Path, method: Method, seed: int, progress: Progress) -> list[Tensor]:
-    """Of every recording a draw of its noise (N,) from the posterior that EM ends with; those that lie in the folder already, of the same
-    model, method and seed, are read.
-
-    A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not.
-    """
-    run = method.suited(model)
-    plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
-    made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
-    noise = []
-    for i, wave in enumerate(recordings.waves):
-        path = work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav"
-        if not path.is_file():
-            result = enhance(wave, model, method, sample_rate=recordings.stft.sample_rate, seed=seed, draws=1)
-            audio.write(path, result.draws["noise"][0, 0], recordings.stft.sample_rate, "FLOAT")
-        noise.append(torch.from_numpy(audio.read_mono(path, recordings.stft.sample_rate)))
-        progress.teaching(i + 1, len(recordings.waves))
-    return noise
-
-
-def checksum(values: Iterable[Tensor], text: str = "") -> int:
-    """Of a text and the values of tensors."""
-    found = zlib.crc32(text.encode())
-    for value in values:
-        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
-    return found

@@ -1,7 +1,7 @@
 """The noise of recordings heard again under other clean speech: few labelled recordings become an endless supply of mixtures in real noise.
 
 Where the speech in a recording is known, so is the noise. Elsewhere it is drawn from its posterior, given what the encoder makes of the
-recording: unlike its mean, a draw has no holes where the speech was.
+recording, or once beforehand, given what EM makes of it (:mod:`ppse.found_noise`): unlike its mean, a draw has no holes where the speech was.
 
 References:
     Tzinis et al. (2022), RemixIT: continual self-training of speech enhancement models via bootstrapped remixing.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .corpus import Waves
 from .listening import QUIET, equalised
 from .models import VAESpeech
 from .models.encoders import Heard, NoisyEncoder
@@ -41,18 +42,20 @@ def noise_of(vae: VAESpeech, encoder: NoisyEncoder, data: Stretches, heard: Hear
 
 
 def recorded_noise(
-    vae: VAESpeech, encoder: NoisyEncoder, kinds: Sequence[Recordings], count: int, frames: int, generator: torch.Generator, device: torch.device,
+    vae: VAESpeech, encoder: NoisyEncoder, kinds: Sequence[Waves], count: int, frames: int, generator: torch.Generator, device: torch.device,
 ) -> Tensor:
     """Noise of stretches of recordings, (count, frames, F) on the processor, of every kind as often as of any other.
 
-    Random from ``generator``, and globally.
+    Waves that are not recordings with speech are taken for noise alone. Random from ``generator``, and globally.
     """
     chosen = torch.randint(len(kinds), (count,), generator=generator).bincount(minlength=len(kinds)).tolist()
     parts = []
     for data, some in zip(kinds, chosen, strict=True):
-        if some:
+        if some and isinstance(data, Recordings):
             stretches = Stretches(*(part.to(device) for part in data.stretches(some, frames, generator)))
             parts.append(noise_of(vae, encoder, stretches).squeeze(1).cpu())
+        elif some:
+            parts.append(data.segments(some, frames, generator))
     return torch.cat(parts)[torch.randperm(count, generator=generator)]
 
 

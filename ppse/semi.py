@@ -23,7 +23,7 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from .corpus import Speech
+from .corpus import Speech, Waves
 from .distributions import ComplexNormal
 from .elbo import negative_elbo
 from .enhance import RANK, SPACING
@@ -57,17 +57,30 @@ class Material(NamedTuple):
         noisy: recordings that nobody labelled.
         pairs: noisy recordings with their clean speech.
         labels: noisy recordings with parts where the speech is known, or known to be silent.
+        found: noise of the recordings that nobody labelled, to remix, as EM found it once (:mod:`ppse.found_noise`); drawn in every step by the
+            encoder that is trained, unless given. It is no kind of its own.
     """
 
     clean: Speech | None = None
     noisy: Recordings | None = None
     pairs: Recordings | None = None
     labels: Recordings | None = None
+    found: Waves | None = None
+
+    @property
+    def kinds(self) -> dict[str, Waves]:
+        """What is observed, by kind; those that are there."""
+        return {kind: data for kind, data in self._replace(found=None)._asdict().items() if data is not None}
+
+    @property
+    def recordings(self) -> dict[str, Recordings]:
+        """Of the kinds, those that are noisy."""
+        return {kind: data for kind, data in self.kinds.items() if isinstance(data, Recordings)}
 
     @property
     def n_frames(self) -> int:
         """Frames of all kinds."""
-        return sum(data.n_frames for data in self if data is not None)
+        return sum(data.n_frames for data in self.kinds.values())
 
     @property
     def fingerprint(self) -> int:
@@ -129,7 +142,7 @@ def heard_bound(
         ValueError: when the VAE was built without a noisy encoder.
     """
     x, clean, known = data
-    encoder = _encoder(vae)
+    encoder = encoder_of(vae)
     heard = heard or encoder.hear(x)
     law = encoder.read(x, heard)
     guide = guide or EncoderGuide({"speech.z": Read(law)})
@@ -147,7 +160,8 @@ def heard_bound(
     return negative_elbo(model, guide, x, beta=beta) + tie
 
 
-def _encoder(vae: VAESpeech) -> NoisyEncoder:
+def encoder_of(vae: VAESpeech) -> NoisyEncoder:
+    """The noisy encoder; raises ValueError when the VAE has none."""
     if vae.noisy_encoder is None:
         raise ValueError("semi: this VAE has no noisy encoder; build it with VAESpeech(context=…)")
     return vae.noisy_encoder
@@ -188,7 +202,7 @@ def train(
     """
     shares, team = shares or Shares(), team or Alone()
     check(training, validation, shares)
-    _encoder(vae)
+    encoder_of(vae)
     tally: dict[tuple[str, bool], list[float]] = defaultdict(list)
     vae.requires_grad_(True)
 
@@ -204,7 +218,7 @@ def train(
         if report:
             report(log, {kind: (means[kind, True], means[kind, False]) for kind, trained in means if trained})
 
-    steps = steps or math.ceil(training.n_frames / (batch * frames * sum(data is not None for data in training)))
+    steps = steps or math.ceil(training.n_frames / (batch * frames * len(training.kinds)))
     settings = {"shares": shares._asdict(), "stretches": [batch, frames], "inner": inner}
     return optimise(
         vae, list(vae.parameters()), loss, training, validation, steps, out, schedule or Schedule(), {**(card or {}), "semi": settings}, told, team,
@@ -215,11 +229,11 @@ def check(training: Material, validation: Material, shares: Shares) -> None:
     """Raise ValueError for what cannot be trained on: nothing observed, nothing noisy, or kinds missing in validation."""
     if training.clean is None and training.pairs is None:
         raise ValueError("semi: nothing is observed, neither clean speech nor pairs; noisy recordings alone do not tell what of them is speech")
-    if (training.clean is None or not shares.simulated) and not any(training[1:]):
+    if (training.clean is None or not shares.simulated) and not training.recordings:
         raise ValueError("semi: nothing is noisy; give noisy recordings or pairs, or train on clean speech alone with 'ppse train vae'")
     speech = [training.clean and (shares.clean or shares.simulated or shares.remixed), training.pairs and (shares.pairs or shares.remixed)]
-    noise = [training.clean and shares.simulated, *(data and getattr(shares, kind) for kind, data in training._asdict().items() if kind != "clean")]
-    for what, teachers in (("observed", speech), ("noisy", [*noise, any(training[1:]) and shares.remixed])):
+    noise = [training.clean and shares.simulated, *(getattr(shares, kind) or shares.remixed for kind in training.recordings)]
+    for what, teachers in (("observed", speech), ("noisy", noise)):
         if not any(teachers):
             raise ValueError(f"semi: nothing {what} counts, by the weights {shares._asdict()}; give a kind of it one above 0")
     missing = [kind for kind, data in training._asdict().items() if (data is None) != (validation._asdict()[kind] is None)]
@@ -234,7 +248,7 @@ def bounds(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Loss of a random batch of each kind that is there and has a weight, per frame. Random from ``generator``, and globally."""
-    encoder = _encoder(vae)
+    encoder = encoder_of(vae)
     losses: dict[str, Tensor] = {}
 
     def score(kind: str, data: Stretches) -> None:
@@ -254,12 +268,12 @@ def bounds(
     if material.clean is not None and shares.simulated:
         clean, noise = noisy_segments(material.clean, batch, frames, generator)
         score("simulated", Stretches(clean + noise, clean, torch.ones(batch, 1, frames, 1, dtype=torch.bool)))
-    recordings: dict[str, Recordings] = {kind: data for kind in ("noisy", "pairs", "labels") if (data := getattr(material, kind)) is not None}
-    for kind, data in recordings.items():
+    for kind, data in material.recordings.items():
         if getattr(shares, kind):
             score(kind, data.stretches(batch, frames, generator))
-    if recordings and shares.remixed:
-        noise = recorded_noise(vae, encoder, [*recordings.values()], batch, frames, generator, device)
+    if material.recordings and shares.remixed:
+        noisy = [material.found or data if kind == "noisy" else data for kind, data in material.recordings.items()]
+        noise = recorded_noise(vae, encoder, noisy, batch, frames, generator, device)
         score("remixed", remix(_speech(material, batch, frames, generator), noise, generator))
     return losses
 

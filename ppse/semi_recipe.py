@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import audio, provenance, recordings, semi, weights
-from .corpus import Speech, split_recordings
-from .models import VAESpeech
+from . import audio, methods, provenance, recordings, semi, weights
+from .corpus import Speech, Waves, split_recordings
+from .enhance import RANK, SPACING
+from .found_noise import noise_found
+from .mixture import Mixture
+from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Schedule
 from .recipe import ALREADY, finish, finished, seeded
 from .stft import STFT
-from .workers import Workers
+from .workers import Alone, Workers
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -43,11 +47,12 @@ class SemiRecipe:
 def train_semi_prior(
     out: Path, clean: Paths = (), noisy: Paths = (), pairs: Paths = (), labels: Paths = (), recipe: SemiRecipe | None = None,
     shares: semi.Shares | None = None, *, start: VAESpeech | None = None, note: str = "", licence: str = "",
-    report: Callable[[list[Epoch], semi.Kinds], None] | None = None, left_out: Callable[[str], None] | None = None, team: Workers | None = None,
+    report: Callable[[list[Epoch], semi.Kinds], None] | None = None, left_out: Callable[[str], None] | None = None,
+    listening: Callable[[int, int], None] | None = None, team: Workers | None = None,
 ) -> None:
     """Train a VAE with its noisy encoder on what there is (:func:`ppse.semi.train`), and write it to ``out``.
 
-    An interrupted run goes on where it was.
+    An interrupted run goes on where it was. What EM finds of the noise is in the folder ``NAME.noise`` until the end.
 
     Args:
         out: weights file.
@@ -55,10 +60,13 @@ def train_semi_prior(
         noisy: of noisy recordings that nobody labelled.
         pairs: manifests of noisy recordings with their clean speech.
         labels: files and folders of noisy recordings with label files beside them.
-        start: a trained VAE to go on from, changed in place; its sizes are not those of the recipe.
+        start: a trained VAE to go on from, changed in place; its sizes are not those of the recipe. Under it EM finds the noise of the
+            ``noisy`` recordings, once (:func:`ppse.found_noise.noise_found`), which is heard remixed.
         note, licence: what the data are and their licence, for the model card.
         report: called after every epoch with the log and the losses of every kind.
         left_out: called with the reason for every recording that is not used.
+        listening: called with (recordings done, in all) of that EM, first of those of the training, then of those that are held out.
+        team: as for :func:`ppse.training.train`.
 
     Raises:
         AudioError: when data cannot be read, or nothing of a kind is left, or ``out`` cannot be written.
@@ -80,7 +88,7 @@ def train_semi_prior(
         "data": {kind: [Path(i).name for i in inputs] for kind, inputs in _given(clean, noisy, pairs, labels).items()},
         "data_note": note, "licence": licence,
         "hours": {f"{kind} {name}": round(data.hours, 4) for name, material in (("training", training), ("validation", validation))
-                  for kind, data in material._asdict().items() if data is not None},
+                  for kind, data in material.kinds.items()},
         "files": {"left_out": len(reasons)}, "recipe": asdict(recipe), "start": start.settings if start else None, "shares": shares._asdict(),
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
         "scores": {},  # of an evaluation, see weights.annotate
@@ -90,11 +98,27 @@ def train_semi_prior(
     vae = start or seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
     rate = recipe.learning_rate
     schedule = Schedule(recipe.epochs, rate, final_learning_rate=rate / 20, patience=recipe.patience, seed=recipe.seed)
+    work = out.with_suffix(".noise")
+    if start and shares.remixed and training.noisy is not None:
+        training, validation = (_with_noise(material, start, work, recipe.seed, listening, team) for material in (training, validation))
     semi.train(
         vae, training, validation, out, schedule, shares, recipe.batch, recipe.frames, recipe.inner, card=card, report=report, team=team,
     )
     if not team or team.rank == 0:
         finish(vae, out)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _with_noise(
+    material: semi.Material, vae: VAESpeech, work: Path, seed: int, report: Callable[[int, int], None] | None, team: Workers | None,
+) -> semi.Material:
+    """The same, with the noise of what nobody labelled as EM finds it, with NMF noise."""
+    assert material.noisy is not None
+    semi.encoder_of(vae)  # it will be trained: say now that there is none
+    work.mkdir(exist_ok=True)
+    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING)).to((team or Alone()).device)
+    noise = noise_found(model, material.noisy, work, methods.fast(), seed, report, team)
+    return material._replace(found=Waves(noise, material.noisy.stft))
 
 
 def _given(clean: Paths, noisy: Paths, pairs: Paths, labels: Paths) -> dict[str, Paths]:

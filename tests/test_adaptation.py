@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ppse import weights
 from ppse.adaptation import Adaptation, Unlabelled, Verdict, adapt, noisy_bound, own_ears, recovered
-from ppse.adaptation_recipe import Progress, Worse, adapt_prior, noise_found
+from ppse.adaptation_recipe import Progress, Worse, adapt_prior
 from ppse.audio import AudioError
 from ppse.cli import app
 from ppse.corpus import Waves
@@ -156,19 +156,6 @@ def test_verdict() -> None:
 
 def never(_: Problem) -> Any:
     raise AssertionError("EM ran again on a recording that it has done")
-
-
-def test_what_em_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
-    recordings, counts = Recordings(waves(2), STFT_SMALL), []
-    progress = Progress(teaching=lambda *count: counts.append(count))
-    noise = noise_found(own_ears(tiny()), recordings, tmp_path, EM, 0, progress)
-    assert counts == [(1, 2), (2, 2)]
-    again = noise_found(own_ears(tiny()), recordings, tmp_path, replace(EM, e_step=never), 0, progress)
-    for i, wave in enumerate(recordings.waves):
-        assert torch.equal(again[i], noise[i]) and noise[i].shape == wave.shape
-        assert 0.02 < noise[i].square().mean() / wave.square().mean() < 1.2 and (noise[i] - wave).abs().max() > 0.01
-    with pytest.raises(AssertionError, match="EM ran again"):
-        noise_found(own_ears(tiny(3.0)), recordings, tmp_path, replace(EM, e_step=never), 0, progress)  # by another prior
 
 
 def test_it_is_judged_as_it_will_be_used(tmp_path: Path) -> None:

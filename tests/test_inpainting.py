@@ -135,3 +135,15 @@ def test_command_line(tmp_path: Path) -> None:
     filled = audio.read(tmp_path / "out.wav")[0][0]
     assert np.abs(filled - wave)[:8000].max() < 1e-4 < np.abs(filled - wave)[8000:8480].max()
     assert CliRunner().invoke(app, [*command[:3], str(tmp_path / "in.wav"), *command[4:]]).exit_code == 2
+
+
+def test_the_command_names_the_file_of_gaps_that_do_not_fit(tmp_path: Path) -> None:
+    audio.write(tmp_path / "in.wav", _noise(), RATE, subtype="FLOAT")
+    (tmp_path / "gaps.csv").write_text("start,end\n9,9.1\n")
+    command = ["inpaint", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--gaps", str(tmp_path / "gaps.csv")]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 1 and not (tmp_path / "out.wav").exists()
+    message = "".join(run.output.split())
+    assert "gaps.csv:inpaint:agapfrom9sto9.1s" in message
+    run = CliRunner().invoke(app, [command[0], str(tmp_path / "none.wav"), *command[2:]])
+    assert run.exit_code == 1 and "gaps.csv" not in run.output, "what is wrong with the recording is told of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from ppse.listening import distance
 from ppse.models import PartiallyObserved, VAESpeech
 from ppse.optimisation import Epoch, Schedule
 from ppse.recordings import Recordings, Stretches
+from ppse.remixing import recorded_noise
 from ppse.semi import Kinds, Material, Shares, _fitted, _speech, bounds, check, clean_bound, heard_bound, train
 from ppse.stft import POWER_FLOOR
 from ppse.training import Read, floored
@@ -295,6 +297,29 @@ def test_the_noise_of_a_kind_without_weight_is_remixed_all_the_same(vae: VAESpee
     shares = Shares(noisy=0.0, pairs=0.0, labels=0.0, simulated=0.0, distance=0.0)
     found = bounds(vae.float(), _material(0), 2, 24, torch.Generator().manual_seed(2), 1.0, 1, shares, torch.device("cpu"))
     assert set(found) == {"clean", "remixed"}
+
+
+def test_noise_that_was_found_once_is_remixed_in_place_of_the_draws_of_the_encoder(vae: VAESpeech, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _material(0)
+    found = Waves([torch.randn(5000)], SMALL)
+    heard: list[list[Waves]] = []
+
+    def listen(vae: VAESpeech, encoder: object, kinds: list[Waves], *rest: Any) -> Tensor:
+        heard.append(kinds)
+        return recorded_noise(vae, encoder, kinds, *rest)  # type: ignore[arg-type]  # of any encoder
+
+    monkeypatch.setattr("ppse.semi.recorded_noise", listen)
+    for material, expected in (
+        (whole, [whole.noisy, whole.pairs, whole.labels]), (whole._replace(found=found), [found, whole.pairs, whole.labels]),
+    ):
+        losses = bounds(vae.float(), material, 2, 24, torch.Generator().manual_seed(2), 1.0, 1, Shares(), torch.device("cpu"))
+        assert "noisy" in losses and "found" not in losses, "the bound is that of the recordings, in either case"
+        assert all(a is b for a, b in zip(heard.pop(), expected, strict=True))
+    kinds = {"clean", "noisy", "pairs", "labels"}
+    assert set(whole._replace(found=found).kinds) == kinds and whole._replace(found=found).n_frames == whole.n_frames
+    assert whole._replace(found=found).fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="found in one of training and validation only"):
+        check(whole._replace(found=found), whole, Shares())
 
 
 def test_remixed_pairs_count_in_the_distance_too(vae: VAESpeech) -> None:

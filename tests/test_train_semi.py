@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from torch import Tensor
 from typer.testing import CliRunner
 
 import ppse
 from ppse import Mixture, methods, weights
 from ppse.cli import app
 from ppse.models import NMFNoise, VAESpeech
+from ppse.recordings import Recordings
 
 SMALL = ("--hidden", "6", "--latent", "2", "--context", "4", "--epochs", "1", "--batch", "1", "--frames", "16", "--validation", "0.4", "--inner", "1")
 
@@ -57,6 +60,29 @@ def test_every_kind_becomes_one_prior_that_enhances(corpus: Path) -> None:
     model = Mixture(speech=VAESpeech.pretrained(out), noise=NMFNoise(2))
     estimate = ppse.enhance(corpus / "noisy" / "0.wav", model, methods.amortised()).estimates["speech"]
     assert np.isfinite(estimate).all() and estimate.any()
+
+
+def test_from_a_trained_prior_the_noise_of_recordings_is_found_once(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And kept for a run that is interrupted; a prior without ears is refused before."""
+    found: list[int] = []
+
+    def find(model: Mixture, recordings: Recordings, work: Path, *rest: Any) -> list[Tensor]:
+        found.append(len(recordings.waves))
+        (work / "kept.wav").touch()
+        return [0.5 * wave for wave in recordings.waves]
+
+    monkeypatch.setattr("ppse.semi_recipe.noise_found", find)
+    for context in (None, 4):
+        start = corpus / f"start{context}.safetensors"
+        weights.write(VAESpeech(n_latent=2, hidden=(6,), context=context), start, {})
+        out = corpus / f"on{context}.safetensors"
+        kinds = ("--clean", str(corpus / "clean"), "--noisy", str(corpus / "field"))
+        result = CliRunner().invoke(app, ["train", "semi", *kinds, "--start", str(start), "-o", str(out), *SMALL])
+        if context is None:
+            assert result.exit_code == 1 and "no noisy encoder" in result.output and not found
+        else:
+            assert result.exit_code == 0, result.output
+    assert found == [1, 1] and not out.with_suffix(".noise").exists()
 
 
 @pytest.mark.parametrize(

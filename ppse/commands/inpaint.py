@@ -34,7 +34,12 @@ def inpaint(
     lost = read_gaps(gaps)
     with progress_bars() as progress:
         step = bar(progress, "gaps")
-        result = fill_in(recording, lost, draws=draws, seed=seed, report=lambda done: step(round(done * len(lost)), len(lost)))
+        try:
+            result = fill_in(recording, lost, draws=draws, seed=seed, report=lambda done: step(round(done * len(lost)), len(lost)))
+        except audio.AudioError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{gaps}: {error}") from error
     result.save(out, None if mean else 0)
     deviation = result.deviation()
     uncertain = deviation.sum() / max(1, np.count_nonzero(deviation))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import choices, weights
-from ..console import complain_left_out, progress_bars, say
+from ..console import bar, complain_left_out, progress_bars, say
 from ..models import VAESpeech
 from ..optimisation import Epoch
 from ..semi import Kinds, Shares
@@ -51,7 +51,8 @@ def semi(
 
     Example: `ppse train semi --clean speech --noisy field --pairs mixtures/manifest.json -o prior.safetensors`
 
-    Clean speech, or pairs, there must be. What cannot be used is told and left out: pairs of unequal length or not aligned, noisy
+    Clean speech, or pairs, there must be. With `--start`, EM first finds the noise of the unlabelled recordings, to hear it under the clean
+    speech. What cannot be used is told and left out: pairs of unequal length or not aligned, noisy
     recordings that look clean, files that are missing. Loss curves appear beside the weights. An interrupted run goes on where it was.
     """
     check_weights_name(out)
@@ -67,7 +68,7 @@ def semi(
 
         train_semi_prior(
             out, clean, noisy, pairs, labels, settings, shares, start=VAESpeech.pretrained(start) if start else None, note=data_note,
-            licence=licence, report=report, left_out=lambda reason: complain_left_out([reason]), team=team,
+            licence=licence, report=report, left_out=lambda reason: complain_left_out([reason]), listening=bar(progress, "listen"), team=team,
         )
     if team.rank == 0:
         say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")

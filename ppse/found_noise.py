@@ -1,0 +1,59 @@
+"""The noise of recordings, as EM finds it: drawn once from its posterior, to be heard under other speech (:mod:`ppse.remixing`)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import audio
+from .enhance import enhance
+from .method import Method
+from .mixture import Mixture
+from .recordings import Recordings
+from .workers import Alone, Workers
+
+
+def noise_found(
+    model: Mixture, recordings: Recordings, work: Path, method: Method, seed: int, report: Callable[[int, int], None] | None = None,
+    team: Workers | None = None,
+) -> list[Tensor]:
+    """Of every recording a draw of its noise (N,) from the posterior that EM ends with.
+
+    A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not, by one worker or several.
+
+    Args:
+        model: with a source named "noise".
+        recordings: of the length and level at which their noise is wanted.
+        work: folder of what was found; what lies there already, of the same model, method and seed, is read.
+        method, seed: of :func:`ppse.enhance`.
+        report: called with (recordings done, in all), of all workers.
+        team: every worker takes its share, and has all of it in the end.
+
+    Raises:
+        AudioError: when it cannot be written there.
+    """
+    team, run = team or Alone(), method.suited(model)
+    plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
+    made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
+    paths = [work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav" for i, wave in enumerate(recordings.waves)]
+    rate, total = recordings.stft.sample_rate, len(paths)
+    for i in range(team.rank, total, team.count):
+        if not paths[i].is_file():
+            result = enhance(recordings.waves[i], model, method, sample_rate=rate, seed=seed, draws=1)
+            audio.write(paths[i], result.draws["noise"][0, 0], rate, "FLOAT")
+        if report:
+            report(min(i + team.count, total), total)
+    team.wait()
+    return [torch.from_numpy(audio.read_mono(path, rate)) for path in paths]
+
+
+def checksum(values: Iterable[Tensor], text: str = "") -> int:
+    """Of a text and the values of tensors."""
+    found = zlib.crc32(text.encode())
+    for value in values:
+        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
+    return found
