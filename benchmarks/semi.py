@@ -31,13 +31,13 @@ from torch import Tensor
 
 import ppse
 from ppse import STFT, Mixture, audio, methods, metrics, mixing, semi, supervised, weights
-from ppse.corpus import Speech, Waves
+from ppse.corpus import Speech
 from ppse.enhance import RANK, SPACING
-from ppse.found_noise import noise_found
 from ppse.mixture import Source
 from ppse.models import HeardNoise, NMFNoise, VAESpeech
 from ppse.optimisation import Schedule
 from ppse.recordings import Recordings
+from ppse.semi_recipe import with_noise
 
 METRICS = ("si_sdr", "pesq_wb", "estoi")
 SNRS = (-5.0, 0.0, 5.0, 10.0)
@@ -138,30 +138,23 @@ def prepare(args: argparse.Namespace, s: Settings) -> Data:
     return Data(Speech(clean[tenth:], stft), Speech(clean[:tenth], stft), noisy, speech)
 
 
-def material(data: Data, cell: Cell, noise: list[Tensor] | None = None) -> tuple[semi.Material, semi.Material]:
-    """For training and for validation: a tenth of every kind. One labelled recording alone is both. ``noise`` is what was found of each."""
+def material(data: Data, cell: Cell) -> tuple[semi.Material, semi.Material]:
+    """For training and for validation: a tenth of every kind. One labelled recording alone is both."""
     count = math.ceil(cell.labelled * len(data.noisy))
     rest = list(range(count, len(data.noisy)))[: round(cell.unlabelled * (len(data.noisy) - count))]
     stft = STFT()
 
-    def halves(indices: list[int]) -> tuple[list[int], list[int]]:
+    def halves(indices: list[int], paired: bool) -> list[Recordings | None]:
+        if not indices:
+            return [None, None]
         tenth = max(1, len(indices) // 10)
-        return indices[tenth:] or indices, indices[:tenth]
+        parts = (indices[tenth:] or indices, indices[:tenth])
+        return [Recordings([data.noisy[i] for i in part], stft, [data.speech[i] for i in part] if paired else None) for part in parts]
 
-    def half(clean: Speech, known: list[int], unknown: list[int]) -> semi.Material:
-        pairs = Recordings([data.noisy[i] for i in known], stft, [data.speech[i] for i in known]) if known else None
-        noisy = Recordings([data.noisy[i] for i in unknown], stft) if unknown else None
-        return semi.Material(clean, noisy, pairs, found=Waves([noise[i] for i in unknown], stft) if noise and unknown else None)
-
-    known, unknown = halves(list(range(count))), halves(rest)
-    return half(data.clean, known[0], unknown[0]), half(data.others, known[1], unknown[1])
-
-
-def found(vae: VAESpeech, data: Data, folder: Path, seed: int) -> list[Tensor]:
-    """The noise of all recordings, as EM finds it under a prior."""
-    folder.mkdir(exist_ok=True)
-    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
-    return noise_found(model, Recordings(data.noisy, STFT()), folder, methods.fast(), seed)
+    pairs, unlabelled = halves(list(range(count)), True), halves(rest, False)
+    speech: list[Speech] = [data.clean, data.others]
+    training, validation = (semi.Material(clean, noisy, pair) for clean, noisy, pair in zip(speech, unlabelled, pairs, strict=True))
+    return training, validation
 
 
 def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervised.SupervisedEnhancer:
@@ -171,13 +164,13 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
     cls = supervised.SupervisedEnhancer if cell.arm == "supervised" else VAESpeech
     if path.exists() and not path.with_suffix(".resume").exists():
         return weights.load(cls, path)
+    training, validation = material(data, cell)
 
     def schedule(rate: float, epochs: int = EPOCHS, patience: int = EPOCHS) -> Schedule:
         return Schedule(epochs, rate, patience=patience, seed=cell.seed)
 
     torch.manual_seed(cell.seed)
     if cell.arm == "supervised":
-        training, validation = material(data, cell)
         assert training.pairs is not None and validation.pairs is not None
         network = supervised.SupervisedEnhancer(size=s.context)
         rates = schedule(RATE_ALONE, EPOCHS_ALONE, PATIENCE_ALONE)
@@ -190,9 +183,12 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
         if not base.exists() or base.with_suffix(".resume").exists():
             semi.train(network, *material(data, nothing), base, schedule(RATE), SHARES, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
         network.load_state_dict(weights.read(base)[0])
-        noise = found(network, data, out / f"noise_{cell.seed}", cell.seed) if cell.unlabelled else None
+        if cell.arm == "semi":
+            work = out / f"noise_{cell.seed}"
+            work.mkdir(exist_ok=True)
+            training, validation = with_noise(training, validation, weights.load(VAESpeech, base), work, cell.seed)
         semi.train(
-            network, *material(data, cell, noise), path, schedule(RATE_MORE), SHARES, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds,
+            network, training, validation, path, schedule(RATE_MORE), SHARES, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds,
         )
     return weights.load(cls, path)
 

@@ -1,9 +1,10 @@
-"""The noise of recordings, as EM finds it: drawn once from its posterior, to be heard under other speech (:mod:`ppse.remixing`)."""
+"""The noise of recordings, known or as EM finds it: drawn once from its posterior, to be heard under other speech (:mod:`ppse.remixing`)."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -21,9 +22,10 @@ def noise_found(
     model: Mixture, recordings: Recordings, work: Path, method: Method, seed: int, report: Callable[[int, int], None] | None = None,
     team: Workers | None = None,
 ) -> list[Tensor]:
-    """Of every recording a draw of its noise (N,) from the posterior that EM ends with.
+    """Of every recording its noise (N,): where the speech is known what is left, elsewhere a draw from the posterior that EM ends with.
 
     A draw, as the mean has holes where the speech was. Random from the seed, the same whether interrupted or not, by one worker or several.
+    A recording that is known whole takes no EM.
 
     Args:
         model: with a source named "noise".
@@ -39,16 +41,21 @@ def noise_found(
     team, run = team or Alone(), method.suited(model)
     plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
     made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
-    paths = [work / f"{i:05d}-{zlib.crc32(wave.numpy().tobytes(), made_by):08x}.wav" for i, wave in enumerate(recordings.waves)]
-    rate, total = recordings.stft.sample_rate, len(paths)
+    rate, total = recordings.stft.sample_rate, len(recordings.waves)
+    paths = [work / f"{sha256(wave.numpy().tobytes()).hexdigest()[:24]}-{made_by:08x}.wav" for wave in recordings.waves]
+    left = recordings.left
+    unknown = [not known.all() for _, known in left]
     for i in range(team.rank, total, team.count):
-        if not paths[i].is_file():
+        if unknown[i] and not paths[i].is_file():
             result = enhance(recordings.waves[i], model, method, sample_rate=rate, seed=seed, draws=1)
             audio.write(paths[i], result.draws["noise"][0, 0], rate, "FLOAT")
         if report:
             report(min(i + team.count, total), total)
     team.wait()
-    return [torch.from_numpy(audio.read_mono(path, rate)) for path in paths]
+    return [
+        torch.where(known, rest, torch.from_numpy(audio.read_mono(path, rate))) if unsure else rest
+        for (rest, known), path, unsure in zip(left, paths, unknown, strict=True)
+    ]
 
 
 def checksum(values: Iterable[Tensor], text: str = "") -> int:

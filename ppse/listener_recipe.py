@@ -12,7 +12,7 @@ from torch import nn
 from . import audio, weights
 from .causal_listening import train_causal_listener
 from .corpus import Speech, Waves, has_sound
-from .listening import at_other_speeds, train_listener
+from .listening import NOISE_SPEEDS, SPEECH_SPEEDS, at_other_speeds, train_listener
 from .models import VAESpeech
 from .models.band_listener import BandListener
 from .models.causal_listener import CausalListener
@@ -50,10 +50,6 @@ class ListenerRecipe:
     ahead: int = 0
     bands: int = 40
     speeds: bool = True
-
-
-NOISE_SPEEDS, SPEECH_SPEEDS = (0.6, 0.75, 0.875, 8 / 7, 4 / 3), (0.9, 0.95, 1.05, 1.1)
-"""Speeds at which recordings are played again for training."""
 
 
 def train_listener_of(

@@ -37,6 +37,9 @@ FAINT = 1e-8
 RECORDED = 0.75
 """Share of :func:`mixtures` whose noise is recorded."""
 
+NOISE_SPEEDS, SPEECH_SPEEDS = (0.6, 0.75, 0.875, 8 / 7, 4 / 3), (0.9, 0.95, 1.05, 1.1)
+"""Speeds at which recordings are played again for training (:func:`at_other_speeds`)."""
+
 QUIET = 1e-8
 """Power below which a stretch of recorded noise is a pause, which is not made loud."""
 

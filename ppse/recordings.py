@@ -87,6 +87,12 @@ class Recordings(Waves):
         return zlib.crc32(torch.cat([loudest(self._clean.split(lengths)), places]).numpy().tobytes(), super().fingerprint)
 
     @property
+    def left(self) -> list[tuple[Tensor, Tensor]]:
+        """Of every recording what is left without its clean speech, (N,), and boolean (N,), at which samples that is the noise."""
+        lengths = self._lengths.tolist()
+        return list(zip((self._all - self._clean).split(lengths), self._known.split(lengths), strict=True))
+
+    @property
     def known(self) -> float:
         """The share of all samples at which the clean speech is known."""
         return float(self._known.float().mean())

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .corpus import Waves
 from .listening import QUIET, equalised
 from .models import VAESpeech
 from .models.encoders import Heard, NoisyEncoder
@@ -42,20 +41,18 @@ def noise_of(vae: VAESpeech, encoder: NoisyEncoder, data: Stretches, heard: Hear
 
 
 def recorded_noise(
-    vae: VAESpeech, encoder: NoisyEncoder, kinds: Sequence[Waves], count: int, frames: int, generator: torch.Generator, device: torch.device,
+    vae: VAESpeech, encoder: NoisyEncoder, kinds: Sequence[Recordings], count: int, frames: int, generator: torch.Generator, device: torch.device,
 ) -> Tensor:
     """Noise of stretches of recordings, (count, frames, F) on the processor, of every kind as often as of any other.
 
-    Waves that are not recordings with speech are taken for noise alone. Random from ``generator``, and globally.
+    Random from ``generator``, and globally.
     """
     chosen = torch.randint(len(kinds), (count,), generator=generator).bincount(minlength=len(kinds)).tolist()
     parts = []
     for data, some in zip(kinds, chosen, strict=True):
-        if some and isinstance(data, Recordings):
+        if some:
             stretches = Stretches(*(part.to(device) for part in data.stretches(some, frames, generator)))
             parts.append(noise_of(vae, encoder, stretches).squeeze(1).cpu())
-        elif some:
-            parts.append(data.segments(some, frames, generator))
     return torch.cat(parts)[torch.randperm(count, generator=generator)]
 
 

@@ -57,20 +57,20 @@ class Material(NamedTuple):
         noisy: recordings that nobody labelled.
         pairs: noisy recordings with their clean speech.
         labels: noisy recordings with parts where the speech is known, or known to be silent.
-        found: noise of the recordings that nobody labelled, to remix, as EM found it once (:mod:`ppse.found_noise`); drawn in every step by the
-            encoder that is trained, unless given. It is no kind of its own.
+        noise: noise of the recordings, to remix, known or found once (:mod:`ppse.found_noise`). Unless given, it is drawn in every step by
+            the encoder that is trained. It is no kind of its own.
     """
 
     clean: Speech | None = None
     noisy: Recordings | None = None
     pairs: Recordings | None = None
     labels: Recordings | None = None
-    found: Waves | None = None
+    noise: Waves | None = None
 
     @property
     def kinds(self) -> dict[str, Waves]:
         """What is observed, by kind; those that are there."""
-        return {kind: data for kind, data in self._replace(found=None)._asdict().items() if data is not None}
+        return {kind: data for kind, data in self._replace(noise=None)._asdict().items() if data is not None}
 
     @property
     def recordings(self) -> dict[str, Recordings]:
@@ -272,8 +272,10 @@ def bounds(
         if getattr(shares, kind):
             score(kind, data.stretches(batch, frames, generator))
     if material.recordings and shares.remixed:
-        noisy = [material.found or data if kind == "noisy" else data for kind, data in material.recordings.items()]
-        noise = recorded_noise(vae, encoder, noisy, batch, frames, generator, device)
+        if material.noise is None:
+            noise = recorded_noise(vae, encoder, [*material.recordings.values()], batch, frames, generator, device)
+        else:
+            noise = material.noise.segments(batch, frames, generator)
         score("remixed", remix(_speech(material, batch, frames, generator), noise, generator))
     return losses
 

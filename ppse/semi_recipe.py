@@ -13,6 +13,7 @@ from . import audio, methods, provenance, recordings, semi, weights
 from .corpus import Speech, Waves, split_recordings
 from .enhance import RANK, SPACING
 from .found_noise import noise_found
+from .listening import NOISE_SPEEDS, at_other_speeds
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Schedule
@@ -61,11 +62,11 @@ def train_semi_prior(
         pairs: manifests of noisy recordings with their clean speech.
         labels: files and folders of noisy recordings with label files beside them.
         start: a trained VAE to go on from, changed in place; its sizes are not those of the recipe. Under it EM finds the noise of the
-            ``noisy`` recordings, once (:func:`ppse.found_noise.noise_found`), which is heard remixed.
+            recordings, once (:func:`with_noise`), which is heard remixed.
         note, licence: what the data are and their licence, for the model card.
         report: called after every epoch with the log and the losses of every kind.
         left_out: called with the reason for every recording that is not used.
-        listening: called with (recordings done, in all) of that EM, first of those of the training, then of those that are held out.
+        listening: called with (recordings done, in all) of that EM, kind by kind, for the training and then for what is held out.
         team: as for :func:`ppse.training.train`.
 
     Raises:
@@ -99,8 +100,9 @@ def train_semi_prior(
     rate = recipe.learning_rate
     schedule = Schedule(recipe.epochs, rate, final_learning_rate=rate / 20, patience=recipe.patience, seed=recipe.seed)
     work = out.with_suffix(".noise")
-    if start and shares.remixed and training.noisy is not None:
-        training, validation = (_with_noise(material, start, work, recipe.seed, listening, team) for material in (training, validation))
+    if start and shares.remixed and training.recordings:
+        work.mkdir(exist_ok=True)
+        training, validation = with_noise(training, validation, start, work, recipe.seed, listening, team)
     semi.train(
         vae, training, validation, out, schedule, shares, recipe.batch, recipe.frames, recipe.inner, card=card, report=report, team=team,
     )
@@ -109,16 +111,26 @@ def train_semi_prior(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _with_noise(
-    material: semi.Material, vae: VAESpeech, work: Path, seed: int, report: Callable[[int, int], None] | None, team: Workers | None,
-) -> semi.Material:
-    """The same, with the noise of what nobody labelled as EM finds it, with NMF noise."""
-    assert material.noisy is not None
+def with_noise(
+    training: semi.Material, validation: semi.Material, vae: VAESpeech, work: Path, seed: int = 0,
+    report: Callable[[int, int], None] | None = None, team: Workers | None = None,
+) -> tuple[semi.Material, semi.Material]:
+    """The same with the noise of all recordings, known or as EM finds it under a VAE with NMF noise (:func:`ppse.found_noise.noise_found`).
+
+    The noise of the training is heard at other speeds, too, which takes seven times the memory of its recordings.
+
+    Raises:
+        ValueError: when the VAE has no noisy encoder.
+    """
     semi.encoder_of(vae)  # it will be trained: say now that there is none
-    work.mkdir(exist_ok=True)
     model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING)).to((team or Alone()).device)
-    noise = noise_found(model, material.noisy, work, methods.fast(), seed, report, team)
-    return material._replace(found=Waves(noise, material.noisy.stft))
+
+    def found(material: semi.Material) -> Waves:
+        kinds = material.recordings.values()
+        noise = [wave for data in kinds for wave in noise_found(model, data, work, methods.fast(), seed, report, team)]
+        return Waves(noise, next(iter(kinds)).stft)
+
+    return training._replace(noise=at_other_speeds(found(training), NOISE_SPEEDS, each=True)), validation._replace(noise=found(validation))
 
 
 def _given(clean: Paths, noisy: Paths, pairs: Paths, labels: Paths) -> dict[str, Paths]:

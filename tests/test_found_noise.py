@@ -54,6 +54,21 @@ def test_what_was_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
         noise_found(model(), noisy, tmp_path, replace(EM, e_step=never), 1)  # from another seed
 
 
+def test_where_speech_is_known_noise_is_what_is_left(tmp_path: Path) -> None:
+    """A recording that is known whole takes no EM; of one that is known in part the rest is found."""
+    waves = list(torch.randn(2, 1600, generator=torch.Generator().manual_seed(0)))
+    masks = [torch.ones(1600, dtype=torch.bool), torch.arange(1600) < 500]
+    noisy = Recordings(waves, SMALL, [0.3 * wave for wave in waves], masks)
+    with pytest.raises(AssertionError, match="EM ran again"):
+        noise_found(model(), noisy, tmp_path, replace(EM, e_step=never), 0)
+    whole, part = noise_found(model(), noisy, tmp_path, EM, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    torch.testing.assert_close(whole, 0.7 * noisy.waves[0])
+    torch.testing.assert_close(part[:500], 0.7 * noisy.waves[1][:500])
+    assert (part[500:] - 0.7 * noisy.waves[1][500:]).abs().max() > 0.01 and (part[500:] - noisy.waves[1][500:]).abs().max() > 0.01
+    torch.testing.assert_close(noise_found(model(), noisy.part([0]), tmp_path, replace(EM, e_step=never), 0)[0], whole)
+
+
 def test_workers_share_the_recordings_and_have_all_of_the_noise(tmp_path: Path) -> None:
     """The second of two waits until the first is done with its share, and both read what one alone finds."""
     noisy = recordings(3)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppse.corpus import Waves
 from ppse.models import VAESpeech
 from ppse.models.encoders import Heard, NoisyEncoder
 from ppse.recordings import Recordings, Stretches
@@ -107,11 +106,3 @@ def test_every_kind_of_recording_gives_as_much_noise() -> None:
     loud = noise.abs().square().mean((-2, -1)) > 0.1 * noise.abs().square().mean()
     assert float(loud.float().mean()) == pytest.approx(0.5, abs=0.08)
     assert 100 < int(loud[:200].sum()) + int((~loud[200:]).sum()) < 300  # in no order
-
-
-def test_what_is_no_recording_with_speech_is_noise_as_it_is() -> None:
-    vae, stft = VAESpeech(F, 2, (12,), context=5), STFT.of_freqs(F)
-    assert vae.noisy_encoder is not None
-    still = Waves([torch.ones(4000)], stft)  # all of its frames are the same
-    noise = recorded_noise(vae, vae.noisy_encoder, [still], 5, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
-    torch.testing.assert_close(noise, still.stft_of(still.waves[0][: stft.n_fft]).expand(5, 8, F))

@@ -1,4 +1,4 @@
-"""The study of labels hands every recording to one kind, with its own noise, and holds out a tenth of each."""
+"""The study of labels hands every recording to one kind, and holds out a tenth of each."""
 
 from __future__ import annotations
 
@@ -33,21 +33,19 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_cells(study: Any, labelled: float, unlabelled: float, pairs: tuple[int, int], noisy: tuple[int, int]) -> None:
-    """Recording i lasts 1100 + i samples; what was found of its noise is its number."""
+    """Recording i lasts 1100 + i samples."""
     clean, others = (Waves([torch.randn(2000)], STFT()) for _ in range(2))
     waves = [torch.randn(1100 + i) for i in range(COUNT)]
     data = study.Data(clean, others, waves, [0.5 * wave for wave in waves])
-    noise = [torch.full((1100 + i,), float(i)) for i in range(COUNT)]
-    halves = study.material(data, study.Cell("semi", labelled, unlabelled, 0), noise)
+    halves = study.material(data, study.Cell("semi", labelled, unlabelled, 0))
     seen: list[int] = []
     for half, speech, known, unknown in zip(halves, (clean, others), pairs, noisy, strict=True):
-        assert half.clean is speech and half.labels is None
+        assert half.clean is speech and half.labels is None and half.noise is None
         assert len(half.pairs.waves if half.pairs else []) == known and len(half.noisy.waves if half.noisy else []) == unknown
-        assert (half.found is None) == (half.noisy is None)
         for part in (half.pairs, half.noisy):
             seen += [len(wave) - 1100 for wave in part.waves] if part else []
         if half.noisy:
-            assert half.noisy.known == 0 and [int(wave[0]) for wave in half.found.waves] == [len(wave) - 1100 for wave in half.noisy.waves]
+            assert half.noisy.known == 0
         if half.pairs:
             assert half.pairs.known == 1
     assert len(set(seen)) == len(seen) == sum(pairs) + sum(noisy)
