@@ -184,9 +184,8 @@ def train(cell: Cell, data: Data, out: Path, s: Settings) -> VAESpeech | supervi
             semi.train(network, *material(data, nothing), base, schedule(RATE), SHARES, s.batch, s.frames, steps=s.base // EPOCHS, report=print_kinds)
         network.load_state_dict(weights.read(base)[0])
         if cell.arm == "semi":
-            work = out / f"noise_{cell.seed}"
-            work.mkdir(exist_ok=True)
-            training, validation = with_noise(training, validation, weights.load(VAESpeech, base), work, cell.seed)
+            found = out / f"noise_{cell.seed}"
+            training, validation = with_noise(training, validation, weights.load(VAESpeech, base), found, cell.seed)
         semi.train(
             network, training, validation, path, schedule(RATE_MORE), SHARES, s.batch, s.frames, steps=s.more // EPOCHS, report=print_kinds,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -17,6 +18,9 @@ from .mixture import Mixture
 from .recordings import Recordings
 from .workers import Alone, Workers
 
+FOUND = re.compile(r"[0-9a-f]{24}-[0-9a-f]{8}\.wav")
+"""Names of files of noise that was found: of which recording, and by what."""
+
 
 def noise_found(
     model: Mixture, recordings: Recordings, work: Path, method: Method, seed: int, report: Callable[[int, int], None] | None = None,
@@ -30,14 +34,18 @@ def noise_found(
     Args:
         model: with a source named "noise".
         recordings: of the length and level at which their noise is wanted.
-        work: folder of what was found; what lies there already, of the same model, method and seed, is read.
+        work: folder of what was found, made unless it is there; what lies in it already, of the same model, method and seed, is read.
         method, seed: of :func:`ppse.enhance`.
         report: called with (recordings done, in all), of all workers.
         team: every worker takes its share, and has all of it in the end.
 
     Raises:
-        AudioError: when it cannot be written there.
+        AudioError: when nothing can be written there.
     """
+    try:
+        work.mkdir(exist_ok=True)
+    except OSError as error:
+        raise audio.AudioError(f"{work}: no folder for the noise of the recordings ({error.strerror}); move away what is there") from error
     team, run = team or Alone(), method.suited(model)
     plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
     made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
@@ -56,6 +64,15 @@ def noise_found(
         torch.where(known, rest, torch.from_numpy(audio.read_mono(path, rate))) if unsure else rest
         for (rest, known), path, unsure in zip(left, paths, unknown, strict=True)
     ]
+
+
+def forget(work: Path) -> None:
+    """Remove what :func:`noise_found` keeps in a folder, and the folder unless something else is in it."""
+    for path in work.iterdir():
+        if FOUND.fullmatch(path.name):
+            path.unlink()
+    if not any(work.iterdir()):
+        work.rmdir()
 
 
 def checksum(values: Iterable[Tensor], text: str = "") -> int:

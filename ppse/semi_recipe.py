@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from . import audio, methods, provenance, recordings, semi, weights
 from .corpus import Speech, Waves, split_recordings
 from .enhance import RANK, SPACING
-from .found_noise import noise_found
+from .found_noise import forget, noise_found
 from .listening import NOISE_SPEEDS, at_other_speeds
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
@@ -99,16 +98,16 @@ def train_semi_prior(
     vae = start or seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
     rate = recipe.learning_rate
     schedule = Schedule(recipe.epochs, rate, final_learning_rate=rate / 20, patience=recipe.patience, seed=recipe.seed)
-    work = out.with_suffix(".noise")
-    if start and shares.remixed and training.recordings:
-        work.mkdir(exist_ok=True)
+    work = out.with_suffix(".noise") if start and shares.remixed and training.recordings else None
+    if start and work:
         training, validation = with_noise(training, validation, start, work, recipe.seed, listening, team)
     semi.train(
         vae, training, validation, out, schedule, shares, recipe.batch, recipe.frames, recipe.inner, card=card, report=report, team=team,
     )
     if not team or team.rank == 0:
         finish(vae, out)
-        shutil.rmtree(work, ignore_errors=True)
+        if work:
+            forget(work)
 
 
 def with_noise(

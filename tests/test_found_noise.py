@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppse.found_noise import noise_found
+from ppse.audio import AudioError
+from ppse.found_noise import forget, noise_found
 from ppse.method import Problem
 from ppse.methods import hmc_em
 from ppse.mixture import Mixture
@@ -52,6 +53,23 @@ def test_what_was_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
         noise_found(model(3.0), noisy, tmp_path, replace(EM, e_step=never), 0)  # by another prior
     with pytest.raises(AssertionError, match="EM ran again"):
         noise_found(model(), noisy, tmp_path, replace(EM, e_step=never), 1)  # from another seed
+
+
+def test_only_what_was_found_is_forgotten(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for work in (theirs, ours):
+        noise_found(model(), recordings(2), work, EM, 0)
+        assert len([*work.iterdir()]) == 2
+    (theirs / "field.wav").touch()
+    for work in (theirs, ours):
+        forget(work)
+    assert [path.name for path in theirs.iterdir()] == ["field.wav"] and not ours.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "prior.noise").touch()
+    with pytest.raises(AudioError, match=r"prior\.noise: no folder .*File exists"):
+        noise_found(model(), recordings(1), tmp_path / "prior.noise", EM, 0)
 
 
 def test_where_speech_is_known_noise_is_what_is_left(tmp_path: Path) -> None:

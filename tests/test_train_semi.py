@@ -68,7 +68,8 @@ def test_from_a_trained_prior_the_noise_of_recordings_is_found_once(corpus: Path
 
     def find(model: Mixture, recordings: Recordings, work: Path, *rest: Any) -> list[Tensor]:
         found.append(len(recordings.waves))
-        (work / "kept.wav").touch()
+        work.mkdir(exist_ok=True)
+        (work / f"{len(found):024x}-00000000.wav").touch()
         return [0.5 * wave for wave in recordings.waves]
 
     monkeypatch.setattr("ppse.semi_recipe.noise_found", find)
