@@ -37,7 +37,7 @@ def noise_found(
         work: folder of what was found, made unless it is there; what lies in it already, of the same model, method and seed, is read.
         method, seed: of :func:`ppse.enhance`.
         report: called with (recordings done, in all), of all workers.
-        team: every worker takes its share, and has all of it in the end.
+        team: every worker takes its share, on its device, and has all of it in the end.
 
     Raises:
         AudioError: when nothing can be written there.
@@ -55,7 +55,7 @@ def noise_found(
     unknown = [not known.all() for _, known in left]
     for i in range(team.rank, total, team.count):
         if unknown[i] and not paths[i].is_file():
-            result = enhance(recordings.waves[i], model, method, sample_rate=rate, seed=seed, draws=1)
+            result = enhance(recordings.waves[i], model, method, sample_rate=rate, seed=seed, device=str(team.device), draws=1)
             audio.write(paths[i], result.draws["noise"][0, 0], rate, "FLOAT")
         if report:
             report(min(i + team.count, total), total)

@@ -18,7 +18,7 @@ from .models import NMFNoise, VAESpeech
 from .optimisation import Epoch, Schedule
 from .recipe import ALREADY, finish, finished, seeded
 from .stft import STFT
-from .workers import Alone, Workers
+from .workers import Workers
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -122,7 +122,7 @@ def with_noise(
         ValueError: when the VAE has no noisy encoder.
     """
     semi.encoder_of(vae)  # it will be trained: say now that there is none
-    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING)).to((team or Alone()).device)
+    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
 
     def found(material: semi.Material) -> Waves:
         kinds = material.recordings.values()

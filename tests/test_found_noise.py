@@ -55,6 +55,18 @@ def test_what_was_found_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
         noise_found(model(), noisy, tmp_path, replace(EM, e_step=never), 1)  # from another seed
 
 
+def test_em_runs_on_the_device_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask(*_: Any, device: str, **__: Any) -> None:
+        raise Asked(device)
+
+    monkeypatch.setattr("ppse.found_noise.enhance", ask)
+    with pytest.raises(Asked, match="cuda:1"):
+        noise_found(model(), recordings(1), tmp_path, EM, 0, team=Alone("cuda:1"))
+
+
 def test_only_what_was_found_is_forgotten(tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for work in (theirs, ours):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from ppse import STFT
+from ppse import STFT, weights
 from ppse.corpus import Waves
+from ppse.models import VAESpeech
+from ppse.semi import Material
 
 COUNT = 40
 
@@ -49,3 +51,32 @@ def test_cells(study: Any, labelled: float, unlabelled: float, pairs: tuple[int,
         if half.pairs:
             assert half.pairs.known == 1
     assert len(set(seen)) == len(seen) == sum(pairs) + sum(noisy)
+
+
+def test_noise_is_found_under_the_base_for_the_semi_supervised_alone(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained on starts from the base, and has the noise that was found; the others never hear a recording."""
+    found: list[bool] = []
+    trained: dict[str, Any] = {}
+
+    def find(training: Material, validation: Material, vae: VAESpeech, work: Path, seed: int) -> tuple[Material, Material]:
+        base = weights.load(VAESpeech, tmp_path / "weights" / "base_0.safetensors").state_dict()
+        found.append(all(torch.equal(value, base[name]) for name, value in vae.state_dict().items()))
+        noise = Waves([torch.ones(2000)], STFT())
+        return training._replace(noise=noise), validation._replace(noise=noise)
+
+    def train(vae: VAESpeech, training: Material, validation: Material, path: Path, *rest: Any, **options: Any) -> None:
+        trained[path.stem] = training
+        weights.write(vae, path, {})
+
+    monkeypatch.setattr(study, "with_noise", find)
+    monkeypatch.setattr(study.semi, "train", train)
+    clean, others = (Waves([torch.randn(2000)], STFT()) for _ in range(2))
+    data = study.Data(clean, others, [torch.randn(1100) for _ in range(COUNT)], [torch.randn(1100) for _ in range(COUNT)])
+    settings = study.SMALL._replace(latent=2, hidden=6, context=4)
+    for arm, unlabelled in (("unsupervised", 0.0), ("semi", 1.0)):
+        study.train(study.Cell(arm, 0.0, unlabelled, 0), data, tmp_path, settings)
+    assert found == [True]
+    assert {name: material.noise is not None for name, material in trained.items()} == {
+        "base_0": False, "unsupervised_0_0_0": False, "semi_0_1_0": True,
+    }
+    assert trained["base_0"].noisy is None and trained["unsupervised_0_0_0"].noisy is None
