@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..distributions import power_of
+from ..memo import Recall
 from ..stft import POWER_FLOOR
 from .coupled_normal import CoupledNormal, alternating
 from .recurrent import Layers, Recurrence, RecurrentNormal, State, flattened, lengths, remember
@@ -192,14 +193,14 @@ class NoisyEncoder(nn.Module):
     def __init__(self, listener: Listener | BandListener | CausalListener, encoder: FrameEncoder) -> None:
         super().__init__()
         self.listener, self.encoder = listener, encoder
+        self._heard = Recall[Heard]()
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Normal | CoupledNormal:
         return self.read(x, self.hear(x, observed))
 
     def hear(self, x: Tensor, observed: Tensor | None = None, steady: Tensor | None = None) -> Heard:
         """What the listener makes of the recording; ``steady`` as in :meth:`Listener.forward`."""
-        heard: Heard = self.listener(x, observed, steady)
-        return heard
+        return self._heard(lambda: self.listener(x, observed, steady), (x, observed, steady), self.listener)
 
     def steady(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """What is there all the time, as the listener knows it."""

@@ -1,22 +1,34 @@
-"""One decode per iteration: what a network made of the last latents, for whoever asks about the very same latents again."""
+"""One decode per iteration, one hearing of a recording: what networks made of what they were last asked, for whoever asks the same again."""
 
 from __future__ import annotations
 
 import operator
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
 
-class Memo:
+
+class _Forgetful:
+    """Its copies, and what is stored of it, are empty."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return type(self)()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+class Memo(_Forgetful):
     """The last value of frozen networks, kept until they are asked of another tensor.
 
     An M-step decodes the latents at which the next E-step takes a gradient. Where these are a leaf that wants one, the graph is built
     even while gradients are off. It serves one way back: then the value is forgotten, as the graph is used up. Networks that are being
-    trained are asked every time. A copy of a memo is empty.
+    trained are asked every time.
     """
 
     def __init__(self) -> None:
@@ -51,8 +63,40 @@ class Memo:
     def _forget(self) -> None:
         self._z, self._weights, self._key, self._value = None, [], None, None
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Memo:
-        return Memo()
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
-        return Memo, ()
+class Recall(_Forgetful, Generic[T]):
+    """What a network without gradients made of a recording, kept until it is asked of one with other values.
+
+    The model starts by hearing the recording, inference by hearing a copy. Where gradients are on, the network is asked every time.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[list[Tensor | None], list[int | None], T] | None = None
+
+    def __call__(self, make: Callable[[], T], given: Sequence[Tensor | None], network: nn.Module) -> T:
+        """``make()``: a function of what is given and of the parameters of the network.
+
+        Other parameters are seen, and so is a change in place, unless it goes through ``.data``.
+        """
+        tensors = [*given, *network.parameters()]
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or any(each is not None and each.is_inference() for each in tensors):
+            return make()
+        if self._known is not None:
+            known, versions, value = self._known
+            same_weights = len(known) == len(tensors) and all(map(operator.is_, known[len(given) :], tensors[len(given) :]))
+            if same_weights and versions == _versions(known) and all(map(_equal, known[: len(given)], given)):
+                return value
+        self._known = None  # so that the last recording need not be held beside the next
+        value = make()
+        self._known = tensors, _versions(tensors), value
+        return value
+
+
+def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if each is None else each._version for each in tensors]
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a is b or (a.dtype == b.dtype and a.device == b.device and torch.equal(a, b))

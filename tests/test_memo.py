@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import ppse
 from ppse import methods
 from ppse.inference import infer, resume
-from ppse.memo import Memo
-from ppse.models import DKFSpeech, NMFNoise, RVAESpeech, VAESpeech
+from ppse.memo import Memo, Recall
+from ppse.models import DKFSpeech, HeardSpeech, NMFNoise, RVAESpeech, VAESpeech
 
 
 class Counted:
@@ -168,3 +168,83 @@ def test_what_is_found_is_the_same_without(name: str, monkeypatch: pytest.Monkey
     torch.testing.assert_close(found[0].sources["speech"].loc, found[1].sources["speech"].loc, rtol=1e-3, atol=1e-4)
     assert found[0].objective == pytest.approx(found[1].objective, rel=1e-4)
     assert not any(value.requires_grad for value in found[0].draws.values())
+
+
+class Heard:
+    """A network that is asked what it makes of a recording, with how often it was."""
+
+    def __init__(self) -> None:
+        self.network, self.recall, self.calls = nn.Linear(1, 1, bias=False), Recall[tuple[Tensor]](), 0
+
+    def __call__(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        def make() -> tuple[Tensor]:
+            self.calls += 1
+            return (self.network(x).square(),)
+
+        return self.recall(make, (x, observed), self.network)[0]
+
+
+def test_a_recording_is_heard_once_as_itself_or_as_a_copy() -> None:
+    hear, x = Heard(), torch.randn(5, 1)
+    seen = torch.ones(5, 1, dtype=torch.bool)
+    with torch.no_grad():
+        values = [hear(x), hear(x), hear(x.clone()), hear(x, seen), hear(x, seen.clone()), hear(x)]
+    assert hear.calls == 3  # alone, with a mask, alone again: the last is what is kept
+    assert all(torch.equal(value, values[0]) for value in values)
+
+
+@pytest.mark.parametrize("what", ["other values", "another length", "another type", "changed in place", "other weights", "another network"])
+def test_another_recording_or_network_is_heard_anew(what: str) -> None:
+    hear, x = Heard(), torch.randn(5, 1)
+    with torch.no_grad():
+        before = hear(x)
+        if what == "changed in place":
+            x.add_(1)
+        elif what == "other weights":
+            hear.network.weight.mul_(2)
+        elif what == "another network":
+            hear.network = copy.deepcopy(hear.network)
+        elif what == "another type":
+            hear.network.double()
+        other = {"other values": x + 1, "another length": x[:3], "another type": x.double()}.get(what, x)
+        after = hear(other)
+        assert hear.calls == 2
+        torch.testing.assert_close(after, hear.network(other).square())
+        assert what in ("another length", "another type", "another network") or not torch.equal(after, before)
+
+
+def test_a_listener_that_learns_is_asked_every_time_and_copies_know_nothing() -> None:
+    hear, x = Heard(), torch.randn(5, 1)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(hear(x).sum(), hear.network.weight)
+        assert gradient.abs() > 0
+    assert hear.calls == 2
+    with torch.inference_mode():
+        hear(x)
+        hear(x)
+    assert hear.calls == 4
+    with torch.no_grad():
+        hear(x)
+        for twin in (copy.deepcopy(hear), pickle.loads(pickle.dumps(hear))):
+            assert twin.calls == 5
+            twin(x)
+            assert twin.calls == 6
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_one_pass_hears_a_recording_once(batch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    vae = VAESpeech(17, 3, (8,), context=4)
+    assert vae.listener is not None
+    forward = type(vae.listener).forward
+
+    def counted(self: nn.Module, *args: Tensor) -> object:
+        calls.append(1)
+        return forward(self, *args)
+
+    monkeypatch.setattr(type(vae.listener), "forward", counted)
+    x = torch.randn(*((2, 1) if batch else ()), 9, 17, dtype=torch.complex64)
+    x[..., 6:, :] = 0
+    observed = (torch.arange(9) < 6)[:, None] if batch else None
+    infer(ppse.Mixture(speech=HeardSpeech(vae, vae), noise=NMFNoise(2)), x, methods.amortised(), observed)
+    assert len(calls) == 1
