@@ -67,7 +67,8 @@ class Memo(_Forgetful):
 class Recall(_Forgetful, Generic[T]):
     """What a network without gradients made of a recording, kept until it is asked of one with other values.
 
-    The model starts by hearing the recording, inference by hearing a copy. Where gradients are on, the network is asked every time.
+    The model starts by hearing the recording, inference by hearing a copy. Where gradients are on, the network is asked every time, and what was
+    known is forgotten: a fused optimiser changes weights unseen.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class Recall(_Forgetful, Generic[T]):
         """
         tensors = [*given, *network.parameters()]
         if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or any(each is not None and each.is_inference() for each in tensors):
+            self._known = None
             return make()
         if self._known is not None:
             known, versions, value = self._known

@@ -213,6 +213,19 @@ def test_another_recording_or_network_is_heard_anew(what: str) -> None:
         assert what in ("another length", "another type", "another network") or not torch.equal(after, before)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_listener_that_has_learnt_is_asked_again(fused: bool) -> None:
+    """Also by a fused optimiser, which leaves the versions of the weights as they are."""
+    hear, x = Heard(), torch.randn(5, 1)
+    optimiser = torch.optim.Adam(hear.network.parameters(), lr=0.1, fused=fused)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(hear(x), hear.network(x).square())
+        hear(x).sum().backward()
+        optimiser.step()
+    assert hear.calls == 4
+
+
 def test_a_listener_that_learns_is_asked_every_time_and_copies_know_nothing() -> None:
     hear, x = Heard(), torch.randn(5, 1)
     for _ in range(2):
