@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from .mixture import Mixture
 from .recordings import Recordings
 from .workers import Alone, Workers
 
-FOUND = re.compile(r"[0-9a-f]{24}-[0-9a-f]{8}\.wav")
-"""Names of files of noise that was found: of which recording, and by what."""
+FOUND = re.compile(r"\.+[0-9a-f]{24}-[0-9a-f]{8}\.wav(\..*)?")
+"""Names of files of noise that was found: of which recording, and by what. Hidden, so that they are taken for no recordings."""
 
 
 def noise_found(
@@ -50,11 +51,11 @@ def noise_found(
     plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
     made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
     rate, total = recordings.stft.sample_rate, len(recordings.waves)
-    paths = [work / f"{sha256(wave.numpy().tobytes()).hexdigest()[:24]}-{made_by:08x}.wav" for wave in recordings.waves]
+    paths = [work / f".{sha256(wave.numpy().tobytes()).hexdigest()[:24]}-{made_by:08x}.wav" for wave in recordings.waves]
     left = recordings.left
     unknown = [not known.all() for _, known in left]
     for i in range(team.rank, total, team.count):
-        if unknown[i] and not paths[i].is_file():
+        if unknown[i] and not _is_whole(paths[i], recordings.waves[i], rate):
             result = enhance(recordings.waves[i], model, method, sample_rate=rate, seed=seed, device=str(team.device), draws=1)
             audio.write(paths[i], result.draws["noise"][0, 0], rate, "FLOAT")
         if report:
@@ -66,13 +67,22 @@ def noise_found(
     ]
 
 
+def _is_whole(path: Path, wave: Tensor, rate: int) -> bool:
+    """Whether the noise of a recording can be read there."""
+    try:
+        return path.is_file() and len(audio.read_mono(path, rate)) == len(wave)
+    except audio.AudioError:
+        return False
+
+
 def forget(work: Path) -> None:
-    """Remove what :func:`noise_found` keeps in a folder, and the folder unless something else is in it."""
-    for path in work.iterdir():
-        if FOUND.fullmatch(path.name):
+    """Remove what :func:`noise_found` keeps in a folder, and the folder unless something else is in it. What cannot be removed stays."""
+    with suppress(OSError):
+        found = [path for path in work.iterdir() if FOUND.fullmatch(path.name)]
+        for path in found:
             path.unlink()
-    if not any(work.iterdir()):
-        work.rmdir()
+        if found:
+            work.rmdir()
 
 
 def checksum(values: Iterable[Tensor], text: str = "") -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from . import audio, methods, provenance, recordings, semi, weights
 from .corpus import Speech, Waves, split_recordings
 from .enhance import RANK, SPACING
-from .found_noise import forget, noise_found
+from .found_noise import checksum, forget, noise_found
 from .listening import NOISE_SPEEDS, at_other_speeds
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
@@ -89,7 +89,8 @@ def train_semi_prior(
         "data_note": note, "licence": licence,
         "hours": {f"{kind} {name}": round(data.hours, 4) for name, material in (("training", training), ("validation", validation))
                   for kind, data in material.kinds.items()},
-        "files": {"left_out": len(reasons)}, "recipe": asdict(recipe), "start": start.settings if start else None, "shares": shares._asdict(),
+        "files": {"left_out": len(reasons)}, "recipe": asdict(recipe),
+        "start": {"settings": start.settings, "checksum": checksum(start.state_dict().values())} if start else None, "shares": shares._asdict(),
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
         "scores": {},  # of an evaluation, see weights.annotate
     }
@@ -98,16 +99,15 @@ def train_semi_prior(
     vae = start or seeded(recipe.seed, lambda: VAESpeech(n_latent=recipe.latent, hidden=recipe.hidden, context=recipe.context))
     rate = recipe.learning_rate
     schedule = Schedule(recipe.epochs, rate, final_learning_rate=rate / 20, patience=recipe.patience, seed=recipe.seed)
-    work = out.with_suffix(".noise") if start and shares.remixed and training.recordings else None
-    if start and work:
+    work = out.with_suffix(".noise")
+    if start and shares.remixed and training.recordings:
         training, validation = with_noise(training, validation, start, work, recipe.seed, listening, team)
     semi.train(
         vae, training, validation, out, schedule, shares, recipe.batch, recipe.frames, recipe.inner, card=card, report=report, team=team,
     )
     if not team or team.rank == 0:
         finish(vae, out)
-        if work:
-            forget(work)
+        forget(work)
 
 
 def with_noise(
@@ -116,13 +116,16 @@ def with_noise(
 ) -> tuple[semi.Material, semi.Material]:
     """The same with the noise of all recordings, known or as EM finds it under a VAE with NMF noise (:func:`ppse.found_noise.noise_found`).
 
-    The noise of the training is heard at other speeds, too, which takes seven times the memory of its recordings.
+    The noise of the training is heard at other speeds, too, which takes seven times the memory of its recordings, and at first twice that.
 
     Raises:
-        ValueError: when the VAE has no noisy encoder.
+        ValueError: when the VAE has no noisy encoder, or there are no recordings.
     """
     semi.encoder_of(vae)  # it will be trained: say now that there is none
     model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
+
+    if not (training.recordings and validation.recordings):
+        raise ValueError("with_noise: no recordings whose noise could be found, in training or in validation")
 
     def found(material: semi.Material) -> Waves:
         kinds = material.recordings.values()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppse import audio
 from ppse.audio import AudioError
 from ppse.found_noise import forget, noise_found
 from ppse.method import Problem
@@ -67,13 +68,30 @@ def test_em_runs_on_the_device_of_the_worker(tmp_path: Path, monkeypatch: pytest
         noise_found(model(), recordings(1), tmp_path, EM, 0, team=Alone("cuda:1"))
 
 
+def test_a_damaged_file_is_found_again(tmp_path: Path) -> None:
+    noisy = recordings(2)
+    noise = noise_found(model(), noisy, tmp_path, EM, 0)
+    cut, empty = sorted(tmp_path.iterdir())
+    audio.write(cut, noise[0].numpy()[:800], SMALL.sample_rate, "FLOAT")
+    empty.write_bytes(b"")
+    assert all(map(torch.equal, noise_found(model(), noisy, tmp_path, EM, 0), noise))
+
+
+def test_what_was_found_is_no_recording(tmp_path: Path) -> None:
+    noise_found(model(), recordings(1), tmp_path / "prior.noise", EM, 0)
+    (tmp_path / "field.wav").touch()
+    assert audio.find([tmp_path]) == [tmp_path / "field.wav"]
+
+
 def test_only_what_was_found_is_forgotten(tmp_path: Path) -> None:
+    """With what a killed process left of it; nothing happens where there is no such folder."""
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for work in (theirs, ours):
         noise_found(model(), recordings(2), work, EM, 0)
         assert len([*work.iterdir()]) == 2
     (theirs / "field.wav").touch()
-    for work in (theirs, ours):
+    (ours / f".{next(ours.iterdir()).name}.k3j_x").touch()
+    for work in (theirs, ours, tmp_path / "none"):
         forget(work)
     assert [path.name for path in theirs.iterdir()] == ["field.wav"] and not ours.exists()
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import ppse
 from ppse import Mixture, methods, semi, weights
 from ppse.cli import app
+from ppse.enhance import Enhancement, enhance
 from ppse.listening import NOISE_SPEEDS
 from ppse.models import NMFNoise, VAESpeech
-from ppse.recordings import Recordings
 
 SMALL = ("--hidden", "6", "--latent", "2", "--context", "4", "--epochs", "1", "--batch", "1", "--frames", "16", "--validation", "0.4", "--inner", "1")
 
@@ -64,14 +64,8 @@ def test_every_kind_becomes_one_prior_that_enhances(corpus: Path) -> None:
 
 
 def test_from_a_trained_prior_the_noise_of_recordings_is_found_once(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is remixed at other speeds, too, and kept for a run that is interrupted; a prior without ears is refused before."""
+    """It is remixed at other speeds, too, and kept for a run that is interrupted; a prior without ears is refused before, and another one after."""
     found: list[int] = []
-
-    def find(model: Mixture, recordings: Recordings, work: Path, *rest: Any) -> list[Tensor]:
-        found.append(len(recordings.waves))
-        work.mkdir(exist_ok=True)
-        (work / f"{len(found):024x}-00000000.wav").touch()
-        return [0.5 * wave for wave in recordings.waves]
 
     def interrupted(_: VAESpeech, training: semi.Material, validation: semi.Material, *rest: Any, **options: Any) -> None:
         assert training.noise is not None and validation.noise is not None
@@ -79,7 +73,11 @@ def test_from_a_trained_prior_the_noise_of_recordings_is_found_once(corpus: Path
             assert material.noise is not None and len(material.noise.waves) == count
         raise ValueError("interrupted")
 
-    monkeypatch.setattr("ppse.semi_recipe.noise_found", find)
+    def enhancing(wave: Tensor, model: Mixture, *rest: Any, **options: Any) -> Enhancement:
+        found.append(len(wave))
+        return enhance(wave, model, *rest, **options)
+
+    monkeypatch.setattr("ppse.found_noise.enhance", enhancing)
     kinds = ("--clean", str(corpus / "clean"), "--noisy", str(corpus / "field"))
     for context in (None, 4):
         start, out = corpus / f"start{context}.safetensors", corpus / f"on{context}.safetensors"
@@ -94,7 +92,10 @@ def test_from_a_trained_prior_the_noise_of_recordings_is_found_once(corpus: Path
     assert len([*out.with_suffix(".noise").iterdir()]) == 2
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert found == [1, 1, 1, 1] and not out.with_suffix(".noise").exists()
+    assert len(found) == 2 and not out.with_suffix(".noise").exists()
+    weights.write(VAESpeech(n_latent=2, hidden=(6,), context=4), start, {})
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "is of another training" in result.output.replace("\n", " ") and len(found) == 2
 
 
 @pytest.mark.parametrize(

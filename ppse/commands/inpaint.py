@@ -14,6 +14,7 @@ from ..extension import extend as draw_upper_band
 from ..inpainting import inpaint as fill_in
 from ..inpainting import read_gaps
 from ..models import VAESpeech
+from ..weights import WeightsError
 
 
 def inpaint(
@@ -36,7 +37,7 @@ def inpaint(
         step = bar(progress, "gaps")
         try:
             result = fill_in(recording, lost, draws=draws, seed=seed, report=lambda done: step(round(done * len(lost)), len(lost)))
-        except audio.AudioError:
+        except (audio.AudioError, WeightsError):
             raise
         except ValueError as error:
             raise ValueError(f"{gaps}: {error}") from error

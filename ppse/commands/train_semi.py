@@ -23,7 +23,7 @@ def semi(
     noisy: Annotated[list[Path], typer.Option(help="Folder of noisy recordings without labels; repeat for more.")] = [],  # noqa: B006
     pairs: Annotated[list[Path], typer.Option(help="Manifest of noisy recordings with their clean speech; repeat for more.")] = [],  # noqa: B006
     labels: Annotated[list[Path], typer.Option(help="Folder of noisy recordings with label files beside them; repeat for more.")] = [],  # noqa: B006
-    start: Annotated[str, typer.Option(help="Go on from these weights, a shipped name or a file; their sizes hold.")] = "",
+    start: Annotated[str, typer.Option(help="Go on from these weights, a shipped name or a file; their sizes hold. EM finds noise under them.")] = "",
     clean_weight: Annotated[float, typer.Option(min=0.0, help="In the loss.")] = Shares().clean,
     simulated_weight: Annotated[float, typer.Option(min=0.0, help="Of clean speech in simulated noise.")] = Shares().simulated,
     noisy_weight: Annotated[float, typer.Option(min=0.0)] = Shares().noisy,
@@ -68,7 +68,8 @@ def semi(
 
         train_semi_prior(
             out, clean, noisy, pairs, labels, settings, shares, start=VAESpeech.pretrained(start) if start else None, note=data_note,
-            licence=licence, report=report, left_out=lambda reason: complain_left_out([reason]), listening=bar(progress, "listen"), team=team,
+            licence=licence, report=report, left_out=lambda reason: complain_left_out([reason]),
+            listening=bar(progress, "listen") if team.rank == 0 else None, team=team,
         )
     if team.rank == 0:
         say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
