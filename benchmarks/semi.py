@@ -76,8 +76,6 @@ EPOCHS, EPOCHS_ALONE, PATIENCE_ALONE = 10, 20, 5
 RATE, RATE_MORE, RATE_ALONE = 2e-3, 1e-3, 4e-3
 SHARES = semi.Shares(noisy=0.0, pairs=0.0)  # recordings are heard remixed; chosen on held-out training mixtures, see docs/semi.md
 
-NOISE = "noise of recordings: found by EM under the base"
-
 
 class Cell(NamedTuple):
     """One training: by whom, on which share of labelled recordings, and on which share of the others."""
@@ -254,7 +252,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = SMALL if args.small else FULL
-    made_by, note = args.out / "settings.txt", f"{settings}\n{SHARES}\n{NOISE}\n"
+    made_by, note = args.out / "settings.txt", f"{settings}\n{SHARES}\nnoise of recordings: found by EM under the base\n"
     if made_by.exists() and made_by.read_text() != note:
         raise SystemExit(f"{args.out}: holds a run of other settings, see {made_by.name}; give another --out")
     audio.write_text(made_by, note)

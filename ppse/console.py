@@ -59,10 +59,10 @@ def complain_left_out(reasons: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Progress bars that vanish at the end; nothing where no terminal is."""
+def progress_bars(shown: bool = True) -> Iterator[Progress]:
+    """Progress bars that vanish at the end; nothing where no terminal is, or where another worker shows them."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
+    with Progress(*columns, console=_errors, transient=True, disable=not (shown and _errors.is_terminal)) as progress:
         yield progress
 
 

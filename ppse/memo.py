@@ -48,8 +48,8 @@ class Memo(_Forgetful):
         if z.is_inference() or torch.is_inference_mode_enabled() or (wanted and any(weight.requires_grad for weight in weights)):
             self._forget()
             return decode(z)
-        key = z._version, told, [weight._version for weight in weights]
-        known = z is self._z and key == self._key and len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
+        key = z._version, told, _versions(weights)
+        known = z is self._z and key == self._key and _same(weights, self._weights)
         if self._value is None or not known or (wanted and z.requires_grad and not self._value.requires_grad):
             self._forget()
             with torch.set_grad_enabled(wanted or (z.is_leaf and z.requires_grad)):
@@ -72,26 +72,30 @@ class Recall(_Forgetful, Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._known: tuple[list[Tensor | None], list[int | None], T] | None = None
+        self._known: tuple[Sequence[Tensor | None], list[Tensor], list[int | None], T] | None = None
 
     def __call__(self, make: Callable[[], T], given: Sequence[Tensor | None], network: nn.Module) -> T:
         """``make()``: a function of what is given and of the parameters of the network.
 
         Other parameters are seen, and so is a change in place, unless it goes through ``.data``.
         """
-        tensors = [*given, *network.parameters()]
-        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or any(each is not None and each.is_inference() for each in tensors):
+        weights: list[Tensor] = [*network.parameters()]
+        made_in_inference = any(each is not None and each.is_inference() for each in (*given, *weights))
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or made_in_inference:
             self._known = None
             return make()
         if self._known is not None:
-            known, versions, value = self._known
-            same_weights = len(known) == len(tensors) and all(map(operator.is_, known[len(given) :], tensors[len(given) :]))
-            if same_weights and versions == _versions(known) and all(map(_equal, known[: len(given)], given)):
+            heard, by, versions, value = self._known
+            if _same(weights, by) and versions == _versions([*heard, *by]) and all(map(_equal, heard, given)):
                 return value
-        self._known = None  # so that the last recording need not be held beside the next
         value = make()
-        self._known = tensors, _versions(tensors), value
+        self._known = given, weights, _versions([*given, *weights]), value
         return value
+
+
+def _same(weights: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether these are the very same tensors."""
+    return len(weights) == len(others) and all(map(operator.is_, weights, others))
 
 
 def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:

@@ -122,10 +122,9 @@ def with_noise(
         ValueError: when the VAE has no noisy encoder, or there are no recordings.
     """
     semi.encoder_of(vae)  # it will be trained: say now that there is none
-    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
-
     if not (training.recordings and validation.recordings):
         raise ValueError("with_noise: no recordings whose noise could be found, in training or in validation")
+    model = Mixture(speech=vae, noise=NMFNoise(RANK, spacing=SPACING))
 
     def found(material: semi.Material) -> Waves:
         kinds = material.recordings.values()

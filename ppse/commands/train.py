@@ -90,7 +90,7 @@ def dvae(
     choices.check_device(device)
     team = workers(devices, device)
     settings = recipe.SequenceRecipe(epochs, learning_rate, beta, warm_up, mixed, batch, frames, patience, validation, seed)
-    with progress_bars() as progress:
+    with progress_bars(team.rank == 0) as progress:
         report = epoch_report(progress, model, epochs, out.with_suffix(".png"))
         recipe.train_sequence_prior(
             lambda: choices.AROUND[model](trained, hidden) if trained else choices.DYNAMICAL[model](latent, hidden), inputs, out, settings,

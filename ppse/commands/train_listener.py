@@ -53,7 +53,7 @@ def listener(
     choices.check_device(device)
     team = workers(devices, device)
     recipe = ListenerRecipe(context, epochs, learning_rate, mixed, batch, frames, validation, seed, couplings, ahead, bands, speeds)
-    with progress_bars() as progress:
+    with progress_bars(team.rank == 0) as progress:
         report = epoch_report(progress, "listener", epochs, out.with_suffix(".png"))
         train_listener_of(
             VAESpeech.pretrained(prior), inputs, noise, out, recipe, note=data_note, licence=licence,

@@ -60,7 +60,7 @@ def semi(
     shares = Shares(clean_weight, simulated_weight, noisy_weight, pairs_weight, labels_weight, remixed_weight, distance_weight)
     choices.check_device(device)
     team = workers(devices, device)
-    with progress_bars() as progress:
+    with progress_bars(team.rank == 0) as progress:
         tell = epoch_report(progress, "semi", epochs, out.with_suffix(".png"))
 
         def report(log: list[Epoch], kinds: Kinds) -> None:
@@ -69,7 +69,7 @@ def semi(
         train_semi_prior(
             out, clean, noisy, pairs, labels, settings, shares, start=VAESpeech.pretrained(start) if start else None, note=data_note,
             licence=licence, report=report, left_out=lambda reason: complain_left_out([reason]),
-            listening=bar(progress, "listen") if team.rank == 0 else None, team=team,
+            listening=bar(progress, "listen"), team=team,
         )
     if team.rank == 0:
         say(f"wrote {out} (validation {weights.card(out)['validation_loss']:.1f}); use it: ppse enhance --prior {out} …")
