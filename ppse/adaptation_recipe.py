@@ -12,7 +12,7 @@ import numpy as np
 from . import audio, methods, provenance, weights
 from .adaptation import JUDGES, Adaptation, Unlabelled, Using, Verdict, adapt, own_ears
 from .corpus import Waves
-from .found_noise import checksum, noise_found
+from .found_noise import noise_found
 from .method import Method
 from .mixture import Mixture
 from .models import VAESpeech
@@ -103,7 +103,7 @@ def adapt_prior(
     noise = None
     if speech is not None:
         noise = noise_found(finder or using(vae), recordings, work, method or methods.fast(), settings.seed, progress.teaching)
-        card["adapted"]["noise"] = checksum(noise)  # a run that was interrupted goes on with the same one only
+        card["adapted"]["noise"] = weights.checksum(noise)  # a run that was interrupted goes on with the same one only
     training, held = (
         Unlabelled(recordings.part(which), said, Waves([noise[i] for i in which], recordings.stft) if noise else None)
         for which, said in zip((sorted(order[count:]), sorted(order[:count])), clean, strict=True)

@@ -204,9 +204,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     if Path(path).is_dir():
         raise AudioError(f"{path}: a folder, expected a file to write; give another name, or move the folder away")
+    if files.flows(path):
+        return
     with _explained(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=Path(path).parent):
+        folder = Path(os.path.realpath(path)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +55,18 @@ def split(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple
     return sorted(set(files) - set(validation)), validation
 
 
-def split_recordings(files: Sequence[Path], fraction: float = 0.05, seed: int = 0) -> tuple[list[Path], list[Path]]:
+def split_recordings(
+    files: Sequence[Path], fraction: float = 0.05, seed: int = 0, unusable: Collection[Path] = (),
+) -> tuple[list[Path], list[Path]]:
     """As :func:`split`, but what its header says to have no sound is left to training, where it is told: it would always fit into validation.
+
+    So is what is ``unusable``.
 
     Raises:
         ValueError: as :func:`split`.
     """
-    sounding = [file for file in files if has_sound(file)]
-    _, validation = split(sounding or files, fraction, seed)
+    candidates = [file for file in files if file not in unusable]
+    _, validation = split([file for file in candidates if has_sound(file)] or candidates, fraction, seed)
     return sorted(set(files) - set(validation)), validation
 
 
@@ -102,7 +106,16 @@ class Waves:
     @property
     def n_frames(self) -> int:
         """How many frames there are, without overlap into the next file."""
-        return int(((self._lengths - self.stft.n_fft) // self.stft.hop + 1).sum())
+        return int(self._frames.sum())
+
+    @property
+    def longest(self) -> int:
+        """How many frames the longest recording has."""
+        return int(self._frames.max())
+
+    @property
+    def _frames(self) -> Tensor:
+        return (self._lengths - self.stft.n_fft) // self.stft.hop + 1
 
     def segments(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
         """``count`` stretches of consecutive frames from random places, STFT (count, frames, F) complex.
@@ -164,6 +177,36 @@ class Speech(Waves):
             first = next(iter(self.left_out.values()), "no file was given")
             raise audio.AudioError(f"none of the {len(paths)} files can be used; {first}")
         super().__init__(waves, stft)
+
+
+def split_speech(
+    files: Sequence[Path], stft: STFT, fraction: float = 0.05, seed: int = 0, report: Callable[[int, int], None] | None = None,
+) -> tuple[Speech, Speech]:
+    """Speech for training and, of other speakers, for validation (:func:`split_recordings`). Speakers of whom nothing can be used are not held out.
+
+    Args:
+        files, stft, report: as for :class:`Speech`.
+
+    Raises:
+        AudioError: when no file is left to train on.
+        ValueError: as :func:`split`, of the speakers of whom something can be used.
+    """
+    def read(part: list[Path], before: int = 0) -> Speech:
+        return Speech(part, stft, lambda i, _: report(before + i, len(files)) if report else None)
+
+    unusable, reason = set[Path](), ""
+    while True:
+        try:
+            training, held = split_recordings(files, fraction, seed, unusable)
+        except ValueError as error:
+            raise ValueError(f"{reason}; and {error}" if reason else str(error)) from None
+        try:
+            validation = read(held)
+        except audio.AudioError as error:
+            unusable.update(held)
+            reason = str(error)
+        else:
+            return read(training, len(held)), validation
 
 
 def loudest(waves: Sequence[Tensor]) -> Tensor:

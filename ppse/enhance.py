@@ -218,7 +218,13 @@ def prepared(model: Mixture | Sequence[Mixture] | None, method: Method | None, d
         model = Mixture(speech=VAESpeech.pretrained(), noise=NMFNoise(RANK, spacing=SPACING))
     if draws < 0:
         raise ValueError(f"enhance: draws={draws}; expected 0 (none) or more")
+    if isinstance(model, nn.Module) and not isinstance(model, Mixture):
+        raise ValueError(f"enhance: the model is a {type(model).__name__}; expected a Mixture of sources, such as Mixture(speech=…, noise=…)")
     models = [model] if isinstance(model, Mixture) else [*model]
+    if wrong := [type(each).__name__ for each in models if not isinstance(each, Mixture)]:
+        raise ValueError(f"enhance: a {wrong[0]} among the models; expected a Mixture of sources, such as Mixture(speech=…, noise=…), or several")
+    if not isinstance(method, Method | None):
+        raise ValueError(f"enhance: the method is {method!r}; expected what ppse.methods makes, such as methods.fast(), with the parentheses")
     if not models:
         raise ValueError("enhance: no model in the sequence of models; expected one or more, or None for the default")
     names = [sorted(each.sources) for each in models]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import audio
+from . import audio, weights
 from .enhance import enhance
 from .method import Method
 from .mixture import Mixture
@@ -49,7 +48,7 @@ def noise_found(
         raise audio.AudioError(f"{work}: no folder for the noise of the recordings ({error.strerror}); move away what is there") from error
     team, run = team or Alone(), method.suited(model)
     plain = [{name: value for name, value in vars(part).items() if isinstance(value, int | float) and name[0] != "_"} for part in model.modules()]
-    made_by = checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
+    made_by = weights.checksum(model.state_dict().values(), f"{model} {plain} {run.name} {run.all_iterations} {run.average} {run.starts} {seed}")
     rate, total = recordings.stft.sample_rate, len(recordings.waves)
     paths = [work / f".{sha256(wave.numpy().tobytes()).hexdigest()[:24]}-{made_by:08x}.wav" for wave in recordings.waves]
     left = recordings.left
@@ -83,11 +82,3 @@ def forget(work: Path) -> None:
             path.unlink()
         if found:
             work.rmdir()
-
-
-def checksum(values: Iterable[Tensor], text: str = "") -> int:
-    """Of a text and the values of tensors."""
-    found = zlib.crc32(text.encode())
-    for value in values:
-        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
-    return found

@@ -134,7 +134,8 @@ def resume(
             if not math.isfinite(value):
                 raise ValueError(
                     f"{method.name}: the log-likelihood is {value} in iteration {iteration + 1} of {method.iterations}; expected a finite number. "
-                    f"Use a smaller step size or learning rate, or another method (ppse.methods.default)"
+                    "Use a smaller step size or learning rate, or another method (ppse.methods.default); "
+                    "where a source is your own, see that its powers are finite"
                 )
             if expectation.info is not None:
                 infos.append(expectation.info)

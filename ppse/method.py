@@ -77,6 +77,9 @@ class Method:
     discrete: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("iterations", "average", "open_steps", "starts"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{self.name}: {name}={getattr(self, name)!r}; expected a whole number")
         if self.iterations < 1:
             raise ValueError(f"{self.name}: iterations={self.iterations}; expected 1 or more")
         if not 1 <= self.average <= self.iterations:
@@ -84,7 +87,7 @@ class Method:
                 f"{self.name}: average={self.average} with iterations={self.iterations}; expected 1 <= average <= iterations: "
                 f"the posterior is averaged over the last iterations, so set average too, or run more iterations"
             )
-        if self.tolerance < 0 or self.open_steps < 1 or self.starts < 1:
+        if not self.tolerance >= 0 or self.open_steps < 1 or self.starts < 1:
             found = f"tolerance={self.tolerance}, open_steps={self.open_steps}, starts={self.starts}"
             raise ValueError(f"{self.name}: {found}; expected 0 or more, 1 or more, 1 or more")
 

@@ -148,7 +148,7 @@ class Mixture(PyroModule):
             name → law, each of shape (…, T, F).
 
         Raises:
-            ValueError: when x has a wrong shape, or a source another number of frequencies than x.
+            ValueError: when x has a wrong shape, or a source another number of frequencies than x, or no law.
         """
         frames = pyro.plate("frames", x.shape[-2], dim=-1)
         with utterances(x):
@@ -156,6 +156,8 @@ class Mixture(PyroModule):
             for name, source in self.sources.items():
                 with Named(name):
                     laws[name] = source(frames)
+                if isinstance(laws[name], Tensor):
+                    raise ValueError(f"Mixture: the source '{name}' gives a Tensor; expected a law, ComplexNormal(0j, power) of shape (…, T, F)")
                 if laws[name].var.shape[-1] not in (1, x.shape[-1]):
                     raise ValueError(
                         f"Mixture: the source '{name}' has {laws[name].var.shape[-1]} frequencies, the recording {x.shape[-1]}; "

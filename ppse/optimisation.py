@@ -201,14 +201,17 @@ def _save(
 def _restore(
     path: Path, out: Path, identity: dict[str, object], model: nn.Module, parameters: list[nn.Parameter], optimiser: torch.optim.Adam,
 ) -> list[Epoch]:
-    tensors, metadata = weights.read(path)
+    try:
+        tensors, metadata = weights.read(path)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{error}; delete it to start afresh") from error
     if metadata.get("format") != f"{weights.FORMAT}-resume":
         raise weights.WeightsError(f"{path}: not the state of an unfinished training; delete it to start afresh")
     found, expected = json.loads(metadata.get("identity", "{}")), json.loads(json.dumps(identity))
     differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:
         raise weights.WeightsError(
-            f"{path}: the state of an unfinished training of another {', '.join(differing)}; "
+            f"{path}: the state of an unfinished training that differs in {', '.join(differing)}; "
             "delete it to start afresh, choose another name, or give the data and settings it was begun with"
         )
     if not out.exists():

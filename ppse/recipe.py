@@ -123,10 +123,11 @@ def train_sequence_prior(
     """
     recipe = recipe or SequenceRecipe()
     audio.check_writable(out)
-    speech, others, card = speech_of(inputs, asdict(recipe), recipe.validation, recipe.seed, note, licence, reading, left_out)
+    prior = seeded(recipe.seed, make)
+    made = {"model": type(prior).__name__, "sizes": prior.settings, "start": weights.checksum(prior.state_dict().values())}
+    speech, others, card = speech_of(inputs, asdict(recipe) | made, recipe.validation, recipe.seed, note, licence, reading, left_out)
     if finished(out, card):
         raise weights.WeightsError(ALREADY.format(out))
-    prior = seeded(recipe.seed, make)
     schedule = training.Schedule(
         recipe.epochs, recipe.learning_rate, patience=recipe.patience, seed=recipe.seed, beta=recipe.beta, warm_up=recipe.warm_up,
         mixed=recipe.mixed,
@@ -156,7 +157,7 @@ def split_speech(
     inputs: Sequence[str], stft: STFT, validation: float, seed: int, reading: Callable[[int, int], None] | None = None,
     left_out: Callable[[str], None] | None = None,
 ) -> tuple[corpus.Speech, corpus.Speech]:
-    """Clean speech for training and, of other speakers, for validation (:func:`ppse.corpus.split_recordings`).
+    """Clean speech for training and, of other speakers, for validation (:func:`ppse.corpus.split_speech`).
 
     ``left_out`` is told what cannot be used.
 
@@ -164,10 +165,7 @@ def split_speech(
         AudioError: when data cannot be read.
         ValueError: when there are fewer than two speakers.
     """
-    files, held = corpus.split_recordings(audio.find(inputs), validation, seed)
-    total = len(files) + len(held)
-    speech = corpus.Speech(files, stft, lambda i, _: reading(i, total) if reading else None)
-    others = corpus.Speech(held, stft, lambda i, _: reading(len(files) + i, total) if reading else None)
+    speech, others = corpus.split_speech(audio.find(inputs), stft, validation, seed, reading)
     for reason in (*speech.left_out.values(), *others.left_out.values()):
         if left_out:
             left_out(reason)

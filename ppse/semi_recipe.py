@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from . import audio, methods, provenance, recordings, semi, weights
-from .corpus import Speech, Waves, split_recordings
+from .corpus import Waves, split_speech
 from .enhance import RANK, SPACING
-from .found_noise import checksum, forget, noise_found
+from .found_noise import forget, noise_found
 from .listening import NOISE_SPEEDS, at_other_speeds
 from .mixture import Mixture
 from .models import NMFNoise, VAESpeech
@@ -90,7 +90,8 @@ def train_semi_prior(
         "hours": {f"{kind} {name}": round(data.hours, 4) for name, material in (("training", training), ("validation", validation))
                   for kind, data in material.kinds.items()},
         "files": {"left_out": len(reasons)}, "recipe": asdict(recipe),
-        "start": {"settings": start.settings, "checksum": checksum(start.state_dict().values())} if start else None, "shares": shares._asdict(),
+        "start": {"settings": start.settings, "checksum": weights.checksum(start.state_dict().values())} if start else None,
+        "shares": shares._asdict(),
         "versions": provenance.versions("torch", "pyro-ppl", "numpy", "soundfile"),
         "scores": {},  # of an evaluation, see weights.annotate
     }
@@ -147,7 +148,7 @@ def _material(
     files = audio.find(clean) if clean else []
     parts: dict[str, tuple[Any, Any]] = {}
     if files:
-        speech = [Speech(part, stft) for part in split_recordings(files, recipe.validation, recipe.seed)]
+        speech = split_speech(files, stft, recipe.validation, recipe.seed)
         for part in speech:
             for reason in part.left_out.values():
                 leave(reason)

@@ -99,9 +99,9 @@ def train_sequences(
     Recordings shorter than a stretch are masked behind their end.
 
     Args:
-        batch, frames: stretches per step, and their length.
+        batch, frames: stretches per step, and their length; that of the longest recording, at most.
     """
-    team = team or Alone()
+    team, frames = team or Alone(), min(frames, training.longest)
     model = Mixture(speech=prior)
     guide = clean_guide(model)
     assert guide is not None  # as every dynamical VAE has an encoder

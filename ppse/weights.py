@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,6 +110,14 @@ def check_new(path: Path) -> None:
     """
     if path.exists():
         raise WeightsError(f"{path}: is there already; delete it, or choose another name")
+
+
+def checksum(values: Iterable[Tensor], text: str = "") -> int:
+    """Of a text and the values of tensors."""
+    found = zlib.crc32(text.encode())
+    for value in values:
+        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
+    return found
 
 
 def halve(path: str | os.PathLike[str]) -> None:

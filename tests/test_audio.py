@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,34 @@ def test_beyond_full_scale_survives_in_float_files(tmp_path: Path) -> None:
 )
 def test_samples_beyond_full_scale_become_floats_where_they_can(name: str, peak: float, given: str | None, expected: str | None) -> None:
     assert audio.unclipped(name, np.array([[0.1, -peak]]), given) == expected
+
+
+def test_a_pipe_is_written_to_and_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with ThreadPoolExecutor() as reader:
+        found = reader.submit(pipe.read_text)
+        audio.check_writable(pipe)
+        audio.write_text(pipe, "to a pipe")
+        assert found.result(timeout=30) == "to a pipe" and stat.S_ISFIFO(pipe.stat().st_mode)
+    audio.write_text("/dev/null", "to a device")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.txt", tmp_path / "elsewhere" / "target.txt"
+    link.symlink_to(target)
+    for content in ("first", "second"):
+        audio.check_writable(link)
+        audio.write_text(link, content)
+        assert link.is_symlink() and target.read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link.txt", "pipe"] and list(target.parent.iterdir()) == [target]
+
+
+def test_files_are_as_private_as_the_process_or_the_file_before_says(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        audio.write_text(tmp_path / "private.txt", "")
+        os.umask(0o022)
+        audio.write_text(tmp_path / "public.txt", "")
+        audio.write_text(tmp_path / "private.txt", "again")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("private.txt", "public.txt")] == [0o600, 0o644]

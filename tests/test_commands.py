@@ -249,7 +249,8 @@ def test_a_run_that_cannot_be_judged_is_explained(ppse, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         code, out = ppse("diagnose", tmp_path / name)
         assert code == 1 and f"{name}: " in out and reason in out and "Traceback" not in out
-    code, out = ppse("diagnose", tmp_path / "none.nc")
+    code, out = ppse("diagnose", tmp_path / "none.nc", "-o", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
     assert code == 1 and "none.nc: no such file; expected a run" in out
     runs.save_run(az.from_dict(prior={"z": np.zeros((1, 5))}), tmp_path / "prior.nc")
     code, out = ppse("diagnose", tmp_path / "prior.nc")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ppse import STFT, audio
-from ppse.corpus import Speech, speaker, split, split_recordings
+from ppse.corpus import Speech, speaker, split, split_recordings, split_speech
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,18 @@ def test_other_recordings_have_another_fingerprint(tmp_path: Path) -> None:
     assert prints[0] == prints[1] and len(set(prints)) == 4
     audio.write(tmp_path / "d.wav", wave[4999::-1], 16_000)  # as long, and as loud
     assert Speech([tmp_path / "d.wav"], STFT()).fingerprint != prints[3]
+
+
+def test_speakers_of_whom_nothing_can_be_used_are_not_held_out(tmp_path: Path) -> None:
+    rng, stft, read = np.random.default_rng(0), STFT(), list[tuple[int, int]]()
+    for name in ("a-1", "b-1", "c-1"):
+        audio.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(9000), 16_000)
+    audio.write(tmp_path / "d-1.wav", np.zeros(2000), 16_000)  # shorter than all that can be used, so it always fits
+    audio.write(tmp_path / "e-1.wav", np.ones(1), 16_000)
+    files = audio.find([tmp_path])
+    assert [file.stem for file in split_recordings(files, 0.05)[1]] == ["e-1"]
+    training, validation = split_speech(files, stft, 0.05, report=lambda *count: read.append(count))
+    assert len(training.waves) == 2 and len(validation.waves) == 1 and read[-1] == (5, 5)
+    assert {path.stem for path in training.left_out} == {"d-1", "e-1"} and not validation.left_out
+    with pytest.raises(ValueError, match="none of the 1 files can be used; .*e-1.wav.*; and 1 files of one speaker .'d'."):
+        split_speech(files[3:], stft, 0.05)

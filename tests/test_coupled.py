@@ -1,6 +1,8 @@
 """Samplers of coupled frames against the Kalman smoother: whole utterances and windows of frames as blocks, chains and recurrent decoders."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -10,7 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppse import Mixture, methods
+from ppse import Mixture, audio, methods
 from ppse.infer import (
     BlockError,
     Group,
@@ -235,6 +237,8 @@ def test_says_why_windows_cannot_move_side_by_side() -> None:
     assert side == f"3 windows of 1 frames move side by side; 2 moves a sweep of 6 frames, {why.format(1)}"
     assert after == f"windows of 1 frames move one after another, 6 moves a sweep of 6 frames, {why.format(5)}"
     assert str(frame_windows(targets["chain"], 100)) == "one window holds all 6 frames"
+    far = frame_windows(targets["chain"], 2)._replace(reach=ReceptiveField(5, 5), parallel=1, moves=3)
+    assert str(far).endswith("3 moves a sweep of 6 frames, as the density of a frame reaches far, so that it counts as depending on all others")
 
 
 def test_refuses_what_has_no_windows() -> None:
@@ -338,3 +342,14 @@ def test_a_recording_of_one_frame_has_one_window(window: int) -> None:
     assert infer(Mixture(speech=speech, noise=StationaryNoise()), x, method).sources["speech"].loc.isfinite().all()
     with pytest.raises(ValueError, match="size=0; expected a whole number of frames"):
         infer(Mixture(speech=speech, noise=StationaryNoise()), x.expand(3, 9), methods.hmc_em(3, settle=1, adapt=1, average=1, window=0))
+
+
+def test_the_page_shows_code_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    audio.write("noisy.wav", 0.1 * torch.randn(9000).numpy(), 16_000)
+    code, = re.findall("```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "coupled.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    state = names["kernel"].init(names["target"].init())
+    moved = names["kernel"].step(state)[0]
+    assert not torch.equal(moved.position["speech.z"], state.position["speech.z"]) and names["windows"].parallel > 1

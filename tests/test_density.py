@@ -261,3 +261,10 @@ def test_start_from_constrained_values_and_jitter() -> None:
     other = target.init({"size": size}, jitter=0.1)
     assert (other["size"].std(0) > 0).all() and (other["size"] - position["size"]).abs().max() < 1
     assert target.constrain(position)["share"].shape == (4, T, 3) and position["share"].shape == (4, T, 2)
+
+
+@pytest.mark.parametrize("change", [{"chains": 0}, {"chains": 1.5}, {"temperature": 0}, {"temperature": float("nan")}, {"likelihood_power": -1.0}])
+def test_numbers_out_of_range_are_refused(change: dict[str, float]) -> None:
+    (name, value), = change.items()
+    with pytest.raises(ValueError, match=f"log_density: {name}={value}; expected a"):
+        log_density(_constrained_sites(), **change)  # type: ignore[arg-type]  # numbers by name

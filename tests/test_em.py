@@ -280,3 +280,13 @@ def test_last_draws_of_frames_that_are_accepted_one_by_one_and_of_guides() -> No
     found = last_draws(toy, (x,), guided)
     assert found is not None and found.stats is None and found.values["z"].shape == (2, 6, T) and found.plates == {"z": ("chains", "frames")}
     assert last_draws(toy, (x,), []) is None and last_draws(toy, (x,), [Expectation({})]) is None
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_step_size_is_positive(size: float) -> None:
+    def model() -> None:
+        pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    target = log_density(model)
+    with pytest.raises(ValueError, match=f"step_size={size}; expected a positive number"):
+        mcmc_e_step(target, lambda e: hmc(target, e), target.init(), step_size=size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -398,3 +399,17 @@ def test_windows_of_a_run_cover_the_recording_once(model: ppse.Mixture) -> None:
         target = log_density(run.model, run.x, chains=2)
         state = {k: target.transforms[k].inv(v[-1]) for k, v in run.draws.values.items()}
         torch.testing.assert_close(target(state).sum(), run.draws.stats.log_density[-1].sum(), rtol=1e-3, atol=1.0)
+
+
+def test_what_is_no_model_or_no_method_is_refused(model: ppse.Mixture) -> None:
+    noisy = np.ones(2000, np.float32)
+    for wrong, found in ((StationaryNoise(), "the model is a StationaryNoise"), ([model, "vae"], "a str among the models")):
+        with pytest.raises(ValueError, match=f"{found}.* expected a Mixture of sources"):
+            ppse.enhance(noisy, wrong)  # type: ignore[arg-type]  # that is the mistake
+    for method in ("fast", methods.fast):
+        with pytest.raises(ValueError, match=r"the method is .*fast.*such as methods.fast\(\), with the parentheses"):
+            ppse.enhance(noisy, model, method)  # type: ignore[arg-type]  # that is the mistake
+    for change in ({"iterations": 2.5}, {"average": 1.0}, {"starts": True}):
+        (name, value), = change.items()
+        with pytest.raises(ValueError, match=f"fast: {name}={value}; expected a whole number"):
+            replace(methods.fast(), **change)  # type: ignore[arg-type]  # numbers by name

@@ -156,9 +156,14 @@ def _other_stft() -> None:
     Mixture(speech=VAESpeech(F + 2, 2, (3,)), noise=StationaryNoise())(torch.zeros(T, F, dtype=torch.complex64))
 
 
+def _no_law() -> None:
+    Mixture(noise=lambda _: torch.ones(T, F))(torch.zeros(T, F, dtype=torch.complex64))  # type: ignore[arg-type, return-value]  # that is the mistake
+
+
 @pytest.mark.parametrize(
     ("act", "error", "message"),
     [
+        (_no_law, ValueError, "source 'noise' gives a Tensor; expected a law, ComplexNormal"),
         (_no_source, ValueError, "no source given"),
         (_bad_name, ValueError, "cannot be called 'train'.*rename"),
         (_bad_shape, ValueError, r"shape \(2, 6, 5\); expected \(T, F\)"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import subprocess
 import sys
 from io import BufferedReader, BytesIO, RawIOBase
+from threading import Timer, main_thread
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import torch
 from ppse import Mixture
 from ppse.audio import AudioError
 from ppse.models import NMFNoise, VAESpeech
-from ppse.pcm import pipe
+from ppse.pcm import UntilInterrupted, pipe
 from ppse.streaming import Stream
 
 
@@ -79,3 +83,54 @@ def test_command() -> None:
         assert run.returncode == code and text in run.stderr and b"Traceback" not in run.stderr, run.stderr
     half = subprocess.run(command, input=b"abc", capture_output=True, check=False)
     assert half.returncode == 1 and b"half a sample" in half.stderr
+
+
+@pytest.mark.parametrize("header", [b"RIFF", b"fLaC", b"OggS", b"ID3"])
+def test_audio_files_are_no_raw_samples(header: bytes) -> None:
+    sink, content = BytesIO(), header + recorded(100).tobytes()
+    for source in (BytesIO(content), BufferedReader(Dripping(content))):
+        with pytest.raises(AudioError, match="the input: an audio file; expected raw signed 16-bit samples"):
+            pipe(tiny_stream(), source, sink)
+    assert not sink.getvalue()
+
+
+def test_a_full_disk_is_told_of_the_output() -> None:
+    class Full(BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(AudioError, match="the output: cannot be written .No space left on device"):
+        pipe(tiny_stream(), BytesIO(recorded(500).tobytes()), Full())
+
+
+def test_an_interruption_ends_the_recording() -> None:
+    """Between two pieces at once, in the middle of one when it is done; a second one is not held back."""
+    handler, (read, write) = signal.getsignal(signal.SIGINT), os.pipe()
+    try:
+        with os.fdopen(read, "rb") as end, os.fdopen(write, "wb", buffering=0) as start:
+            source = UntilInterrupted(end)
+            start.write(b"ab")
+            assert source.read1(9) == b"ab"
+            Timer(0.2, signal.pthread_kill, [main_thread().ident, signal.SIGINT]).start()
+            assert source.read1(9) == b"" and source.interrupted, "while it waits"
+            source = UntilInterrupted(end)
+            start.write(b"cd")
+            signal.raise_signal(signal.SIGINT)
+            assert source.read1(9) == b"", "while it does not"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.slow
+def test_command_is_interrupted() -> None:
+    command = [sys.executable, "-c", "from ppse.cli import main; main()", "stream", "--rank", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdin and run.stdout and run.stderr
+        run.stdin.write(recorded(8000).tobytes())
+        run.stdin.flush()
+        first = run.stdout.read(2)  # it has begun
+        run.send_signal(signal.SIGINT)
+        rest = run.stdout.read()
+        assert run.wait(60) == 130 and len(first + rest) == 16_000 and b"0.5 s done" in run.stderr.read()

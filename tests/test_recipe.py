@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ppse import STFT, audio, corpus, training, weights
-from ppse.models import VAESpeech
-from ppse.recipe import Recipe, train_prior
+from ppse.models import DKFSpeech, RVAESpeech, VAESpeech
+from ppse.models.recurrent import Layers
+from ppse.recipe import Recipe, SequenceRecipe, train_prior, train_sequence_prior
 
 TINY = Recipe(latent=2, hidden=(8,), context=4, epochs=2, noisy_epochs=1, validation=0.4, seed=3)
 
@@ -120,7 +121,7 @@ def test_an_unfinished_training_of_other_settings_is_not_taken_up(speech: str, t
     with pytest.raises(Interrupted):
         train_prior([speech], out, TINY, report=stop)
     (tmp_path / "a.vae.safetensors").unlink()  # all that tells is the state
-    with pytest.raises(weights.WeightsError, match=r"a\.vae\.resume: the state of an unfinished training of another card, schedule, data; delete it"):
+    with pytest.raises(weights.WeightsError, match=r"a\.vae\.resume: the state of an unfinished training that differs in card, schedule, data; "):
         train_prior([speech], out, replace(TINY, seed=4))
 
 
@@ -133,3 +134,26 @@ def test_data_that_cannot_be_used(speech: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(audio.AudioError, match="cannot be written"):
         train_prior([speech], tmp_path / "file" / "a.safetensors", TINY)
+
+
+def test_another_model_is_another_training(speech: str, tmp_path: Path) -> None:
+    out, settings = tmp_path / "a.safetensors", SequenceRecipe(epochs=1, batch=2, frames=8, validation=0.4)
+
+    def dkf(latent: int = 2) -> DKFSpeech:
+        return DKFSpeech(n_latent=latent, reader=Layers(4))
+
+    train_sequence_prior(dkf, [speech], out, settings)
+    with pytest.raises(weights.WeightsError, match="is there already, of the same data and settings"):
+        train_sequence_prior(dkf, [speech], out, settings)
+    with pytest.raises(weights.WeightsError, match="of another training .recipe model is 'DKFSpeech', here 'RVAESpeech'"):
+        train_sequence_prior(lambda: RVAESpeech(n_latent=2, reader=Layers(4)), [speech], out, settings)
+    with pytest.raises(weights.WeightsError, match="recipe sizes n_latent is 2, here 3"):
+        train_sequence_prior(lambda: dkf(3), [speech], out, settings)
+
+    def other() -> DKFSpeech:
+        prior = dkf()
+        prior.load_state_dict({key: value + 1 for key, value in prior.state_dict().items()})
+        return prior
+
+    with pytest.raises(weights.WeightsError, match="of another training .recipe start is"):
+        train_sequence_prior(other, [speech], out, settings)

@@ -162,13 +162,20 @@ def test_the_state_of_another_training_is_refused(files: list[Path], unfinished:
         soundfile.write(files[0], wave[:-40], rate)
     arguments = {"vae": _vae(4), "schedule": SCHEDULE, "batch": 128, "card": {"data": "combs"}} | change
     training, validation = _speech(files)
-    with pytest.raises(weights.WeightsError, match=rf"unfinished training of another .*{named}.*; delete it to start afresh"):
+    with pytest.raises(weights.WeightsError, match=rf"unfinished training that differs in .*{named}.*; delete it to start afresh"):
         train(training=training, validation=validation, out=unfinished, **arguments)
-    with pytest.raises(weights.WeightsError, match="unfinished training of another .*stage"):
+    with pytest.raises(weights.WeightsError, match="unfinished training that differs in .*stage"):
         train_noisy_encoder(_vae(4), training, validation, unfinished, SCHEDULE, card={"data": "combs"})
     assert unfinished.with_suffix(".resume").read_bytes() == resume and unfinished.read_bytes() == best
     log = train(_vae(4), *_speech(files), unfinished, SCHEDULE, batch=128, card={"data": "combs", "versions": "2"}) if named != "data" else []
     assert [e.epoch for e in log] == (list(range(5)) if log else [])  # other versions of the packages may go on
+
+
+def test_a_damaged_state_is_refused(files: list[Path], unfinished: Path) -> None:
+    state = unfinished.with_suffix(".resume")
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(weights.WeightsError, match=r"out\.resume: not a readable weights file .*; delete it to start afresh"):
+        train(_vae(4), *_speech(files), unfinished, SCHEDULE, batch=128, card={"data": "combs"})
 
 
 def test_a_state_without_its_weights_is_refused(files: list[Path], unfinished: Path) -> None:
@@ -272,3 +279,12 @@ def test_sequences_begin_with_the_observed_past_and_end_without(
     assert log[-1].training < log[0].training
     taught = list(dict.fromkeys(shares))
     assert taught == [1.0, 0.0, 0.5] and shares[-1] == 0.0  # the 0 after the first epoch is its validation
+
+
+def test_stretches_are_no_longer_than_the_longest_recording(files: list[Path], tmp_path: Path) -> None:
+    speech, logs = _speech(files), []
+    for frames in (speech[0].longest, 10**9):
+        torch.manual_seed(0)
+        prior = RVAESpeech.around(VAESpeech(33, 2, (8,)), 4)
+        logs.append(train_sequences(prior, *speech, tmp_path / f"{frames}.safetensors", SCHEDULE._replace(epochs=1), batch=2, frames=frames))
+    assert [epoch.training for epoch in logs[0]] == [epoch.training for epoch in logs[1]]

@@ -28,11 +28,11 @@ def diagnose(
     autocorrelations of the worst coordinates and of typical ones, pairs, energy, what every frame did under the
     spectrogram, and the power spectrum of replicated data.
     """
-    if out:
-        audio.check_writable(out / "frames.png")
     with progress_bars() as progress:
         progress.add_task("read", total=None)
         idata = load_run(run)
+        if out:
+            audio.check_writable(out / "frames.png")
         progress.add_task("R-hat and effective sample sizes", total=None)
         found = convergence(idata)
         judged = verdict(idata, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -237,7 +238,7 @@ def log_density(
 
     Raises:
         BlockError: when blocks that were asked for are not independent; the message names the site.
-        ValueError: when there is no latent site, or nothing to take at its word.
+        ValueError: when there is no latent site, nothing to take at its word, or a number is out of its range.
 
     >>> import pyro.distributions as dist
     >>> def model():
@@ -250,6 +251,11 @@ def log_density(
     """
     if block is None and not verify:
         raise ValueError("log_density: verify=False without blocks to take at their word; give block=…, or () for whole utterances")
+    if type(chains) is not int or chains < 1:
+        raise ValueError(f"log_density: chains={chains!r}; expected a whole number, 1 or more")
+    for name, value in (("temperature", temperature), ("likelihood_power", likelihood_power)):
+        if not isinstance(value, Tensor) and not 0 < value < math.inf:
+            raise ValueError(f"log_density: {name}={value}; expected a positive number")
     return LogDensity(model, args, kwargs, chains, block, temperature, likelihood_power, verify)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,7 +82,12 @@ def mcmc_e_step(
         settle: in the first so many E-steps the chains stay at the start, while the M-steps find parameters that suit it.
         adapt: in the first so many E-steps the step size of each block is tuned; then it is frozen.
         target_acceptance: what to tune it for.
+
+    Raises:
+        ValueError: when the step size is no positive number.
     """
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"mcmc_e_step: step_size={step_size}; expected a positive number")
     adapter = StepSizeAdapter(step_size, target_acceptance)
     state = State(_leaves(start), None, None)
     current = torch.as_tensor(step_size)

@@ -39,6 +39,8 @@ class Windows(NamedTuple):
     def __str__(self) -> str:
         before, after = self.reach
         reach = f"the density of a frame depends on {before} frames before and {after} after it"
+        if min(self.reach) >= self.frames - 1:  # as receptive_field says of whatever reaches far, one way or both
+            reach = "the density of a frame reaches far, so that it counts as depending on all others"
         many = f"{self.parallel} windows of {self.size} frames move side by side; {self.moves} moves a sweep of {self.frames} frames"
         if self.parallel > 1:
             return f"{many}, as {reach}"
