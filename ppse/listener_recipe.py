@@ -38,7 +38,7 @@ class ListenerRecipe:
         speeds: whether recordings are played at other speeds, too; it takes seven times the memory of the noise, and twice that of the speech.
     """
 
-    context: int = 160
+    context: int = 224
     epochs: int = 20
     learning_rate: float = 1.2e-3
     mixed: bool = False
