@@ -31,11 +31,17 @@ from ppse.distributions import ComplexNormal
 from ppse.enhance import RANK, SPACING
 from ppse.infer import log_density
 from ppse.inference import infer
-from ppse.models import NMFNoise, RVAESpeech, VAESpeech
+from ppse.mixture import Source
+from ppse.models import DKFSpeech, DSAESpeech, NMFNoise, RVAESpeech, SRNNSpeech, STORNSpeech, VAESpeech, VRNNSpeech
 from ppse.stft import level
 
 Row = tuple[str, Callable[[], str]]
 """Its name, and what measures the other cells."""
+Prior = Callable[[], Source]
+PRIORS: dict[str, Prior] = {  # as they are shipped, or else of the default sizes and never trained: speed does not depend on the weights
+    "vae": VAESpeech.pretrained, "rvae": RVAESpeech.pretrained, "dkf": partial(DKFSpeech.pretrained, "dkf"),
+    "dsae": DSAESpeech, "storn": STORNSpeech, "vrnn": VRNNSpeech, "srnn": SRNNSpeech,
+}
 
 
 def recording(seconds: float, batch: int = 0) -> Tensor:
@@ -46,12 +52,12 @@ def recording(seconds: float, batch: int = 0) -> Tensor:
     return x / level(x).sqrt()
 
 
-def problem(seconds: float, threads: int, batch: int = 0, prior: type[VAESpeech | RVAESpeech] = VAESpeech) -> tuple[ppse.Mixture, Tensor]:
-    """The default noise under a shipped prior, and a recording; sets the number of threads and the seed, and what becomes of freed memory."""
+def problem(seconds: float, threads: int, batch: int = 0, prior: Prior = VAESpeech.pretrained) -> tuple[ppse.Mixture, Tensor]:
+    """The default noise under a prior, and a recording; sets the number of threads and the seed, and what becomes of freed memory."""
     keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    return ppse.Mixture(speech=prior.pretrained(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)
+    return ppse.Mixture(speech=prior(), noise=NMFNoise(RANK, spacing=SPACING)), recording(seconds, batch)
 
 
 def timed(run: Callable[[], object], repeat: int) -> float:
@@ -65,7 +71,7 @@ def timed(run: Callable[[], object], repeat: int) -> float:
     return best
 
 
-def inference(name: str, options: dict[str, Any], seconds: float, threads: int, prior: type[VAESpeech | RVAESpeech] = VAESpeech) -> str:
+def inference(name: str, options: dict[str, Any], seconds: float, threads: int, prior: Prior = VAESpeech.pretrained) -> str:
     """Cells of one method: seconds, RTF, peak memory."""
     model, x = problem(seconds, threads, prior=prior)
     method = getattr(methods, name)(**options).suited(model)
@@ -74,7 +80,7 @@ def inference(name: str, options: dict[str, Any], seconds: float, threads: int, 
     return f"{taken:.2f} | {taken / seconds:.3f} | {peak:.2f}"
 
 
-def batch(prior: type[VAESpeech | RVAESpeech], size: int, seconds: float, threads: int) -> str:
+def batch(prior: Prior, size: int, seconds: float, threads: int) -> str:
     """Cells of ``fast`` on so many recordings side by side, 0 being one that is no batch: wall and processor time per recording, peak memory."""
     model, x = problem(seconds, threads, size, prior)
     method = methods.fast().suited(model)
@@ -99,7 +105,9 @@ def trace_overhead(chains: int, seconds: float, threads: int) -> str:
     position = target.init()
     trace: Any = poutine.trace(model).get_trace(x)
     variance = trace.nodes["_RETURN"]["value"]["noise"].var.detach()
-    decoder, z0 = model.sources["speech"].decoder, position["speech.z"]
+    speech = model.sources["speech"]
+    assert isinstance(speech, VAESpeech)
+    decoder, z0 = speech.decoder, position["speech.z"]
 
     def raw() -> None:
         z = z0.detach().requires_grad_()
@@ -118,13 +126,13 @@ def tables(seconds: float, threads: int) -> dict[str, list[Row]]:
     return {
         f"method | {cells}": [
             *((name, partial(run, name, {})) for name in names),
-            *((f"rvae: {name}", partial(run, name, {}, prior=RVAESpeech)) for name in ("fast", "default")),
+            *((f"rvae: {name}", partial(run, name, {}, prior=PRIORS["rvae"])) for name in ("fast", "default")),
         ],
         f"ld_em, chains | {cells}": [(str(c), partial(run, "ld_em", {"chains": c})) for c in (1, 4, 10)],
         **{
             f"{name} fast, recordings of {short:g} s in a batch | seconds per recording | processor seconds per recording | peak memory (GB)": [
                 (str(size or "one at a time"), partial(batch, prior, size, short, threads)) for size in (0, 4, 8, 16)
-            ] for name, prior in (("vae", VAESpeech), ("rvae", RVAESpeech))
+            ] for name, prior in PRIORS.items()
         },
         "value and gradient, chains | graph (ms) | raw torch (ms) | ratio": [
             (str(c), partial(trace_overhead, c, seconds, threads)) for c in (1, 4)

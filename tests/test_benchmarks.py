@@ -18,7 +18,7 @@ SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "tables"), [("fast", 1), ("4", 4)])
+@pytest.mark.parametrize(("row", "tables"), [("fast", 1), ("4", 9)])
 def test_speed(tmp_path: Path, row: str, tables: int) -> None:
     command = [sys.executable, str(SPEED), "--seconds", "0.3", "--threads", "1", "--only", row, "--out", "speed.md"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
