@@ -56,7 +56,7 @@ FINDER = "rvae"
 
 DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
     "rvae": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,))),
-    "rvae-causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
+    "rvae_causal": lambda latent, hidden: RVAESpeech(n_latent=latent, hidden=hidden, reader=Layers(hidden, (2 * hidden,)), causal=True),
     "dkf": lambda latent, hidden: DKFSpeech(n_latent=latent, reader=Layers(hidden, (2 * hidden,), (2 * latent,))),
     "storn": lambda latent, hidden: STORNSpeech(
         n_latent=latent, memory=Layers(hidden, (2 * hidden,), (2 * hidden,)), reader=Layers(hidden, (2 * hidden,), (2 * latent,)),
@@ -71,7 +71,7 @@ DYNAMICAL: dict[str, Callable[[int, int], DynamicalVAE]] = {
 
 AROUND: dict[str, Callable[[VAESpeech, int], DynamicalVAE]] = {
     "rvae": RVAESpeech.around,
-    "rvae-causal": lambda vae, hidden: RVAESpeech.around(vae, hidden, causal=True),
+    "rvae_causal": lambda vae, hidden: RVAESpeech.around(vae, hidden, causal=True),
     "dkf": DKFSpeech.around,
     "vrnn": VRNNSpeech.around,
     "srnn": SRNNSpeech.around,

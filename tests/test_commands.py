@@ -217,7 +217,7 @@ def test_train_a_dynamical_vae_and_use_it(ppse, tmp_path: Path) -> None:
     for name in ("a-0", "a-1", "b-0", "c-0"):
         audio.write(tmp_path / "speech" / f"{name}.wav", wave(3.0), RATE)
     out = tmp_path / "prior.safetensors"
-    train = ("train", "dvae", "rvae-causal", tmp_path / "speech", "-o", out, "--epochs", "2", "--latent", "4", "--hidden", "8", "--validation", "0.3")
+    train = ("train", "dvae", "rvae_causal", tmp_path / "speech", "-o", out, "--epochs", "2", "--latent", "4", "--hidden", "8", "--validation", "0.3")
     assert ppse(*train)[0] == 0 and out.with_suffix(".png").exists()
     assert weights.card(out)["recipe"]["beta"] == 1.0 and RVAESpeech.pretrained(out).causal
     code, said = ppse(*train)
